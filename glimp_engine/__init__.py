@@ -1,0 +1,1 @@
+"""Step-routed decoding: two co-resident models write one answer (GlimpRouter, arXiv 2601.05110)."""
