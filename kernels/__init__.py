@@ -88,9 +88,7 @@ class Ops(Protocol):
         cos_sin [positions, 2, D / 2]. With q_norm and k_norm [D] each head is RMS-normalised first (Qwen3).
         """
 
-    def paged_attention(
-        self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float
-    ) -> Tensor:
+    def paged_attention(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float) -> Tensor:
         """Causal GQA of the ragged queries [T, H, D] over their sequences' pages -> [T, H, D].
 
         All of the batch's K/V is stored before any of it is read, so a sequence may attend to a shared page
@@ -101,7 +99,7 @@ class Ops(Protocol):
         """silu(x[:, :f]) * x[:, f:]: [T, 2f] -> [T, f]."""
 
     def sample(self, logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
-        """One token a row with its entropy, log-probability and boundary class: logits [R, V], token_class [V] uint8."""
+        """One token a row with its entropy, log-probability and class: logits [R, V], token_class [V] uint8."""
 
     def top_logprobs(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest log-probabilities of softmax(raw logits), descending: values [R, k] fp32, ids [R, k] int64."""

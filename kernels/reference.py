@@ -46,7 +46,7 @@ class ReferenceOps:
         return rotate(q, cos, sin)
 
     def paged_attention(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float) -> Tensor:
-        _, num_kv_heads, page_size, head_dim = k_cache.shape
+        _, num_kv_heads, page_size, _ = k_cache.shape
         group = q.shape[1] // num_kv_heads
         out = torch.empty_like(q)
         query_start, kv_lens = batch.query_start.tolist(), batch.kv_len.tolist()
@@ -55,11 +55,11 @@ class ReferenceOps:
             if begin == end:
                 continue
             pages = batch.page_table[b, : -(-kv_len // page_size)].long()
-            k, v = (c[pages].transpose(0, 1).reshape(num_kv_heads, -1, head_dim)[:, :kv_len] for c in (k_cache, v_cache))
+            k, v = (gather_pages(cache, pages)[:, :kv_len] for cache in (k_cache, v_cache))
             query_position = torch.arange(kv_len - (end - begin), kv_len, device=q.device)
             allowed = torch.arange(kv_len, device=q.device) <= query_position[:, None]  # [queries, keys]
-            grouped = q[begin:end].view(-1, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)  # [Hk, group, queries, D]
-            scores = (grouped @ k[:, None].transpose(-1, -2)) * scale
+            grouped = q[begin:end].view(-1, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
+            scores = (grouped @ k[:, None].transpose(-1, -2)) * scale  # [Hk, group, queries, keys]
             weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
             out[begin:end] = (weights @ v[:, None]).permute(2, 0, 1, 3).reshape(end - begin, -1, head_dim)
         return out
@@ -79,3 +79,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding, half-split layout (arXiv 2104.09864): x [T, heads, D], cos and sin [T, 1, D / 2]."""
     low, high = x.to(torch.promote_types(x.dtype, cos.dtype)).chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x.dtype)
+
+
+def gather_pages(cache: Tensor, pages: Tensor) -> Tensor:
+    """One sequence's keys or values in order: cache [P, Hk, S, D], pages [n] -> [Hk, n * S, D]."""
+    return cache[pages].transpose(0, 1).flatten(1, 2)
