@@ -46,7 +46,7 @@ class ReferenceOps:
         return rotate(q, cos, sin)
 
     def paged_attention(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float) -> Tensor:
-        _, num_kv_heads, page_size, _ = k_cache.shape
+        _, num_kv_heads, page_size, head_dim = k_cache.shape
         group = q.shape[1] // num_kv_heads
         out = torch.empty_like(q)
         query_start, kv_lens = batch.query_start.tolist(), batch.kv_len.tolist()
