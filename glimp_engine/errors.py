@@ -1,6 +1,18 @@
 """Every error the engine raises. A message names the argument, what was found, and what is allowed."""
 
-__all__ = ["CapacityError", "CheckpointError", "ConfigError", "GlimpError", "RequestError"]
+import math
+from typing import Any
+
+__all__ = [
+    "CapacityError",
+    "CheckpointError",
+    "ConfigError",
+    "GlimpError",
+    "RequestError",
+    "check_choice",
+    "check_integer",
+    "check_number",
+]
 
 
 class GlimpError(Exception):
@@ -21,3 +33,25 @@ class CapacityError(GlimpError):
 
 class RequestError(GlimpError, ValueError):
     """One request's fault: only that request ends."""
+
+
+def check_number(name: str, value: Any, low: float, high: float, *, low_open: bool = False) -> None:
+    """Raise ConfigError unless value is a number in [low, high], or in (low, high]."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and low <= value <= high and not (low_open and value == low):
+        return
+    allowed = f"a number {'above' if low_open else 'from'} {low} " + ("on" if high == math.inf else f"to {high}")
+    raise ConfigError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Raise ConfigError unless value is an integer from low to high."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        allowed = f"an integer from {low} " + ("on" if high is None else f"to {high}")
+        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless value is one of the allowed words."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

@@ -1,0 +1,86 @@
+"""The engine's own settings, checked, and what `auto` stands for."""
+
+from dataclasses import dataclass
+
+import torch
+
+from glimp_engine.errors import ConfigError, check_choice, check_integer
+from glimp_engine.kernels import Ops
+from glimp_engine.kernels.native import NativeOps
+from glimp_engine.kernels.reference import ReferenceOps
+
+__all__ = ["EngineConfig"]
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_KV_CACHE_BYTES = 2 << 30
+CUDA_KV_CACHE_SHARE = 0.9  # of the memory that is free once the weights are loaded
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings that hold for all requests of an engine.
+
+    Raises: ConfigError that names the argument, the value and what is allowed.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    ops: str = "auto"
+    kv_cache_bytes: int | None = None
+    page_size: int = 16
+    max_model_len: int | None = None
+    max_batch_size: int = 64
+    max_batch_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, ("auto", *DTYPES))
+        check_choice("ops", self.ops, ("auto", "reference", "native"))
+        check_integer("page_size", self.page_size, 1, 1024)
+        check_integer("max_batch_size", self.max_batch_size, 1, 4096)
+        # so that a tick always has room for one token of each sequence
+        check_integer("max_batch_tokens", self.max_batch_tokens, self.max_batch_size)
+        if self.kv_cache_bytes is not None:
+            check_integer("kv_cache_bytes", self.kv_cache_bytes, 1)
+        if self.max_model_len is not None:
+            check_integer("max_model_len", self.max_model_len, 2)
+        if self.ops == "native" and self.torch_device.type != "cpu":
+            raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, reference")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device; `auto` is the first CUDA device, else the CPU."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError):
+            raise ConfigError(f"device is {self.device!r}; allowed: auto, cpu, cuda, cuda:N") from None
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+            raise ConfigError(f"device is {self.device!r}; available here: {', '.join(available_devices())}")
+        return device
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """The weights' and the K/V's dtype; None is the checkpoint's own, which `auto` means on a GPU."""
+        if self.dtype == "auto":
+            return torch.float32 if self.torch_device.type == "cpu" else None
+        return DTYPES[self.dtype]
+
+    def make_ops(self) -> Ops:
+        """The op set; `auto` is native on the CPU, else the reference."""
+        is_native = self.ops == "native" or (self.ops == "auto" and self.torch_device.type == "cpu")
+        return NativeOps() if is_native else ReferenceOps()
+
+    def kv_budget_bytes(self) -> int:
+        """Bytes for both models' K/V."""
+        if self.kv_cache_bytes is not None:
+            return self.kv_cache_bytes
+        if self.torch_device.type == "cpu":
+            return CPU_KV_CACHE_BYTES
+        free_bytes, _ = torch.cuda.mem_get_info(self.torch_device)
+        return int(free_bytes * CUDA_KV_CACHE_SHARE)
+
+
+def available_devices() -> list[str]:
+    """The names that `device` may have on this machine."""
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -1,0 +1,353 @@
+"""The engine: requests in, typed events out, one tick at a time. It owns no thread and no loop."""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as Sized
+from dataclasses import replace
+from itertools import groupby
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from glimp_engine.batch import build_batch
+from glimp_engine.config import EngineConfig
+from glimp_engine.errors import ConfigError, RequestError
+from glimp_engine.load import (
+    LoadedModel,
+    ModelSource,
+    load_models,
+    make_dictionary,
+    make_runner,
+    make_voice,
+    plan_memory,
+)
+from glimp_engine.meter import Meter
+from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Stats
+from glimp_engine.pages import PagePool
+from glimp_engine.prompts import Prompt, list_prompts, make_streams
+from glimp_engine.routers import Glimpse, Model, SmallOnly
+from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.scheduler import Plan, Scheduler
+from glimp_engine.sequence import Request, Sequence
+from glimp_engine.transcript import SampledToken
+
+__all__ = ["Engine"]
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Decodes with two co-resident models, step by step, each step by the model that its router chooses.
+
+    `small` and `large` are directories of safetensors, `.gguf` files, hub ids, or models loaded before; without a
+    `large` the small model writes everything.
+
+    Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
+            page_size, max_model_len and max_batch_tokens in tokens.
+    Raises: ConfigError, CheckpointError, CapacityError.
+    """
+
+    def __init__(
+        self,
+        small: ModelSource,
+        large: ModelSource | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        ops: str = "auto",
+        kv_cache_bytes: int | None = None,
+        page_size: int = 16,
+        max_model_len: int | None = None,
+        max_batch_size: int = 64,
+        max_batch_tokens: int = 2048,
+    ) -> None:
+        config = EngineConfig(
+            device, dtype, ops, kv_cache_bytes, page_size, max_model_len, max_batch_size, max_batch_tokens
+        )
+        op_set = config.make_ops()
+        models: list[LoadedModel] = load_models(small, large, config, op_set)
+        self.config = config
+        self._dictionary = make_dictionary(models)
+        memory = plan_memory(models, self._dictionary, config)
+        self.max_model_len = memory.max_model_len
+        voices = [make_voice(loaded) for loaded in models]
+        self._voices = (voices[0], voices[-1])
+        self._runners = [
+            make_runner(loaded, Model(which), voices[which], self._dictionary, memory, page_size, op_set)
+            for which, loaded in enumerate(models)
+        ]
+        self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
+        self._scheduler = Scheduler(
+            self._pool, max_batch_size, max_batch_tokens, tuple(loaded.model.weight_bytes for loaded in models)
+        )
+        self._meter = Meter()
+        self._live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
+        self._num_requests = 0
+        self._undelivered: list[Event] = []  # what other requests' ticks have brought about
+
+    # One call for many prompts, or one prompt's events as they come.
+
+    def generate(
+        self,
+        prompts: Prompt | Sized[Prompt],
+        sampling: SamplingParams | Sized[SamplingParams] | None = None,
+        routing: RoutingParams | Sized[RoutingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """The finished outputs, in the order of the prompts.
+
+        A prompt is text, token ids of the small model, or chat messages; parameters are one for all or one for each.
+        A prompt that can't be run gives an output with finish reason `error` and harms no other.
+
+        Raises: ConfigError when there are not as many parameters as prompts.
+        """
+        each = list_prompts(prompts)
+        sampling_of = one_for_each("sampling", sampling, len(each))
+        routing_of = one_for_each("routing", routing, len(each))
+        outputs: dict[str, RequestOutput] = {}
+        pending: set[str] = set()
+        ids = [self._new_request_id() for _ in each]
+        try:
+            for request_id, prompt, s, r in zip(ids, each, sampling_of, routing_of, strict=True):
+                try:
+                    self.add_request(request_id, prompt, s, r)
+                    pending.add(request_id)
+                except RequestError as error:
+                    log.warning("request %s: %s", request_id, error)
+                    outputs[request_id] = failed_output(request_id, prompt, error)
+            with tqdm(total=len(each), initial=len(outputs), unit="prompt", disable=not use_tqdm) as progress:
+                while pending:
+                    for event in self._events_of(pending):
+                        if isinstance(event, Finish) and event.output is not None:
+                            outputs[event.request_id] = event.output
+                            pending.remove(event.request_id)
+                            progress.update()
+        finally:
+            for request_id in pending:
+                self._drop(request_id)
+        return [outputs[request_id] for request_id in ids]
+
+    def stream(
+        self, prompt: Prompt, sampling: SamplingParams | None = None, routing: RoutingParams | None = None
+    ) -> Iterator[Event]:
+        """The events of one request as they come; closing the iterator aborts it.
+
+        Raises: RequestError, at once, when the prompt can't be run.
+        """
+        request_id = self._new_request_id()
+        self.add_request(request_id, prompt, sampling, routing)
+        return self._stream(request_id)
+
+    def _stream(self, request_id: str) -> Iterator[Event]:
+        is_finished = False
+        try:
+            while not is_finished:
+                for event in self._events_of({request_id}):
+                    is_finished = isinstance(event, Finish) and event.output is not None
+                    yield event
+        finally:
+            if not is_finished:
+                self._drop(request_id)
+
+    # The low-level way, for servers.
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        routing: RoutingParams | None = None,
+    ) -> None:
+        """Queue a request; `advance` brings its events.
+
+        Raises: RequestError when the id is in use or the prompt can't be run; ConfigError on parameters of a wrong
+                type, or a router that needs a large model where there is none.
+        """
+        sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
+        routing = check_type("routing", routing, RoutingParams) or self._default_routing()
+        if not isinstance(request_id, str) or request_id in self._live:
+            raise RequestError(f"request_id is {request_id!r}; allowed: a string that no unfinished request has")
+        if len(self._runners) == 1 and routing.router.only is not Model.SMALL:
+            raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
+        streams = make_streams(prompt, self._dictionary, self._pool)
+        first = Model.LARGE if routing.router.only is Model.LARGE else Model.SMALL
+        for model in Model:
+            if len(streams.of(model)) >= self.max_model_len:
+                raise RequestError(
+                    f"prompt has {len(streams.of(model))} tokens for the {model} model; "
+                    f"allowed: fewer than max_model_len, {self.max_model_len}"
+                )
+        prompt_ids = streams.of(first).tokens
+        request = Request(
+            request_id=request_id,
+            arrival=self._num_requests,
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=list(prompt_ids),
+            sampling=sampling,
+            routing=routing,
+            seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+            is_thinking=self._dictionary.texts[streams.of(first).vocabulary].is_thinking_open(prompt_ids),
+            max_model_len=self.max_model_len,
+        )
+        self._num_requests += 1
+        sequence = Sequence(request, 0, streams, self._voices, time.perf_counter())
+        self._live[request_id] = [sequence]
+        self._scheduler.add(sequence)
+        self._emit(sequence.begin())
+
+    def advance(self) -> list[Event]:
+        """One tick: the events that it and the calls since the last one have brought about."""
+        self._emit(self._tick())
+        events, self._undelivered = self._undelivered, []
+        return events
+
+    def abort(self, request_id: str) -> None:
+        """End a request now; its output so far comes with the next `advance`. An unknown id is ignored, as in vLLM."""
+        now = time.perf_counter()
+        for sequence in list(self._live.get(request_id, ())):
+            if sequence.finish_reason is None:
+                self._emit(self._retire(sequence, sequence.finish(FinishReason.ABORT, now)))
+
+    def has_unfinished(self) -> bool:
+        """Whether there is anything left for `advance` to do or to tell."""
+        return bool(self._live or self._undelivered)
+
+    def stats(self) -> Stats:
+        """A copy of the counters, and the state of the pages."""
+        scheduler = self._scheduler
+        return replace(
+            self._meter.snapshot(),
+            cached_prompt_tokens=scheduler.num_cached_tokens,
+            preemptions=scheduler.num_preemptions,
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_pages=self._pool.num_pages,
+            num_free_pages=self._pool.num_free,
+            num_cached_pages=self._pool.num_cached,
+        )
+
+    # A tick.
+
+    def _tick(self) -> list[Event]:
+        plan = self._scheduler.plan()
+        if plan is None:
+            return []
+        runner, began = self._runners[plan.model], time.perf_counter()
+        try:
+            for copy in plan.copies:
+                for each in self._runners:
+                    each.kv.copy_page(copy.source, copy.target)
+            batch = build_batch(plan, self.config.page_size, runner.model.device)
+            rows = runner.run(batch)
+        except Exception as error:  # whatever a forward may raise ends the requests that were in it, and no other
+            log.exception("a forward of the %s model failed", plan.model)
+            return self._fail(plan, f"{type(error).__name__}: {error}")
+        now = time.perf_counter()
+        self._meter.count_forward(plan, now - began)
+        events: list[Event] = []
+        by_sequence = groupby(zip(batch.rows, rows, strict=True), key=lambda pair: pair[0].sequence)
+        for sequence, pairs in by_sequence:
+            events += self._take(sequence, [row for _, row in pairs], now)
+        return events
+
+    def _take(self, sequence: Sequence, rows: list[SampledToken], now: float) -> list[Event]:
+        """What follows from a sequence's sampled row, or rows where its forks are about to be born."""
+        row = rows[0]
+        if row.entropy != row.entropy:
+            return self._retire(sequence, sequence.fail(f"the {sequence.model} model's logits are not numbers", now))
+        events: list[Event] = []
+        if sequence.awaits_glimpse:
+            self._meter.count_glimpse(sequence)
+            top = tuple(logprob for _, logprob in row.top_logprobs)
+            try:
+                events += sequence.take_glimpse(Glimpse(row.entropy, row.token_id, row.logprob, top))
+            except Exception as error:  # a router may be the user's own
+                log.exception("the router of request %s failed", sequence.request.request_id)
+                return self._retire(sequence, sequence.fail(f"router: {type(error).__name__}: {error}", now))
+            if sequence.model is not Model.SMALL:
+                return events
+        family = [sequence]
+        for index in range(1, len(rows)):
+            child = sequence.fork(index, self._pool, now)
+            self._scheduler.add(child)
+            self._live[sequence.request.request_id].append(child)
+            family.append(child)
+        for member, sampled in zip(family, rows, strict=True):
+            written = member.write(sampled, now)
+            events += written if member.finish_reason is None else self._retire(member, written)
+        return events
+
+    def _retire(self, sequence: Sequence, events: list[Event]) -> list[Event]:
+        """Take a finished sequence out of the engine; the last one of a request brings its output."""
+        self._scheduler.remove(sequence)
+        request, family = sequence.request, self._live[sequence.request.request_id]
+        output = None
+        if all(member.finish_reason is not None for member in family):
+            del self._live[request.request_id]
+            errors = [member.error for member in family if member.error is not None]
+            output = RequestOutput(
+                request_id=request.request_id,
+                prompt=request.prompt,
+                prompt_token_ids=request.prompt_token_ids,
+                outputs=[member.output() for member in family],
+                error=errors[0] if errors else None,
+            )
+        assert sequence.finish_reason is not None
+        finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)
+        return [*events, finish]
+
+    def _fail(self, plan: Plan, error: str) -> list[Event]:
+        self._scheduler.undo(plan)
+        now = time.perf_counter()
+        events: list[Event] = []
+        for work in plan.work:
+            events += self._retire(work.sequence, work.sequence.fail(error, now))
+        return events
+
+    def _emit(self, events: list[Event]) -> None:
+        self._meter.count_events(events)
+        self._undelivered += events
+
+    def _events_of(self, request_ids: set[str]) -> list[Event]:
+        """The next events of these requests; the others' are kept for `advance`."""
+        events = self.advance()
+        self._undelivered = [event for event in events if event.request_id not in request_ids]
+        return [event for event in events if event.request_id in request_ids]
+
+    def _drop(self, request_id: str) -> None:
+        """Abort a request that nobody listens to any more."""
+        self.abort(request_id)
+        self._undelivered = [event for event in self._undelivered if event.request_id != request_id]
+
+    def _new_request_id(self) -> str:
+        request_id = f"request-{secrets.token_hex(4)}"
+        return self._new_request_id() if request_id in self._live else request_id
+
+    def _default_routing(self) -> RoutingParams:
+        return RoutingParams() if len(self._runners) > 1 else RoutingParams(router=SmallOnly())
+
+
+def failed_output(request_id: str, prompt: Prompt, error: RequestError) -> RequestOutput:
+    """The output of a request that could not be run at all."""
+    return RequestOutput(request_id, prompt if isinstance(prompt, str) else None, [], [], error=str(error))
+
+
+P = TypeVar("P")
+
+
+def one_for_each(name: str, params: P | Sized[P] | None, num_prompts: int) -> list[P | None]:
+    """Parameters for each prompt, given once for all or one for each."""
+    if not isinstance(params, (list, tuple)):
+        return [params] * num_prompts  # type: ignore[list-item]
+    if len(params) != num_prompts:
+        raise ConfigError(f"{name} has {len(params)} entries; allowed: one for all, or one for each of {num_prompts}")
+    return list(params)
+
+
+def check_type(name: str, value: P | None, expected: type[P]) -> P | None:
+    """The value, if it's None or of the expected type."""
+    if value is not None and not isinstance(value, expected):
+        raise ConfigError(f"{name} is {value!r}; allowed: None or {expected.__name__}(...)")
+    return value

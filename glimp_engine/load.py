@@ -1,0 +1,121 @@
+"""From paths to two models that share one page table: weights, text, K/V stores, runners."""
+
+import logging
+from dataclasses import dataclass
+from os import PathLike
+
+import torch
+
+from glimp_engine.boundaries import BoundaryTable
+from glimp_engine.checkpoint import load_checkpoint, locate
+from glimp_engine.config import EngineConfig
+from glimp_engine.errors import CapacityError, ConfigError
+from glimp_engine.kernels import Ops
+from glimp_engine.kv_store import KVStore, num_pages_within, page_bytes
+from glimp_engine.model import Decoder
+from glimp_engine.routers import Model
+from glimp_engine.runner import Forward, ModelRunner
+from glimp_engine.streams import Dictionary
+from glimp_engine.text import Text, relate
+from glimp_engine.transcript import Voice
+
+__all__ = ["LoadedModel", "Memory", "load_models", "make_dictionary", "make_runner", "make_voice", "plan_memory"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model's weights behind `forward`, and its text."""
+
+    model: Forward
+    text: Text
+
+
+ModelSource = str | PathLike[str] | LoadedModel
+
+
+def load_models(small: ModelSource, large: ModelSource | None, config: EngineConfig, ops: Ops) -> list[LoadedModel]:
+    """The small model, and the large one if there is one; a source given twice is loaded once.
+
+    Raises: CheckpointError, ConfigError.
+    """
+    loaded_small = load_model("small", small, config, ops, None)
+    if large is None:
+        return [loaded_small]
+    if large is small or (not isinstance(small, LoadedModel) and not isinstance(large, LoadedModel) and small == large):
+        return [loaded_small, loaded_small]
+    return [loaded_small, load_model("large", large, config, ops, loaded_small.text)]
+
+
+def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops, like: Text | None) -> LoadedModel:
+    """One model; its text is read again only if it differs from `like`."""
+    if isinstance(source, LoadedModel):
+        return source
+    if not isinstance(source, (str, PathLike)) or not str(source):
+        raise ConfigError(f"{name} is {source!r}; allowed: a directory, a .gguf file, a hub id, a LoadedModel")
+    path = locate(source)
+    model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
+    text = Text.load(path, model_config.vocab_size, like)
+    return LoadedModel(Decoder(model_config, weights, ops), text)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How the K/V budget is spent."""
+
+    num_pages: int
+    max_model_len: int
+
+
+def plan_memory(models: list[LoadedModel], dictionary: Dictionary, config: EngineConfig) -> Memory:
+    """Turn the K/V budget into pages, and see that the longest sequence fits into them.
+
+    Raises: CapacityError when it doesn't; ConfigError when max_model_len is more than a model's context.
+    """
+    size = config.page_size
+    configs = [loaded.model.config for loaded in models]
+    bytes_per_page = page_bytes(configs, [loaded.model.dtype for loaded in models], size)
+    budget_bytes = config.kv_budget_bytes()
+    num_pages = num_pages_within(budget_bytes, bytes_per_page)
+    num_streams = 1 if dictionary.pair.kind == "identical" else 2
+    capacity = num_pages // num_streams * size
+    context = min(model_config.max_positions for model_config in configs)
+    max_model_len = config.max_model_len or min(context, capacity)
+    if max_model_len > context:
+        raise ConfigError(f"max_model_len is {max_model_len}; the models' context allows {context}")
+    if max_model_len > capacity:
+        raise CapacityError(
+            f"max_model_len is {max_model_len} tokens; {num_pages} pages of {size} hold {capacity}: "
+            f"raise kv_cache_bytes above {-(-max_model_len // size) * num_streams * bytes_per_page}"
+        )
+    log.info(
+        "K/V: %d bytes // (%d tokens a page * %d bytes a token of all models) = %d pages, %d tokens a sequence at most",
+        *(budget_bytes, size, bytes_per_page // size, num_pages, max_model_len),
+    )
+    return Memory(num_pages, max_model_len)
+
+
+def make_dictionary(models: list[LoadedModel]) -> Dictionary:
+    """How the models' ids relate."""
+    small, large = models[0].text, models[-1].text
+    return Dictionary((small, large), relate(small, large))
+
+
+def make_voice(loaded: LoadedModel) -> Voice:
+    """How the model's tokens read, one class for each token of its logits."""
+    text = loaded.text
+    end_of_thinking = [] if text.end_thinking_id is None else [text.end_thinking_id]
+    table = BoundaryTable.build(text.token_bytes, end_of_thinking, text.end_token_ids, loaded.model.config.vocab_size)
+    return Voice(text, table)
+
+
+def make_runner(
+    loaded: LoadedModel, which: Model, voice: Voice, dictionary: Dictionary, memory: Memory, page_size: int, ops: Ops
+) -> ModelRunner:
+    """The model with K/V tensors of its own and what it must not say."""
+    model = loaded.model
+    kv = KVStore(model.config, memory.num_pages, page_size, model.dtype, model.device)
+    token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
+    forbidden = torch.tensor(dictionary.unknown_to_other(which), dtype=torch.int64, device=model.device)
+    return ModelRunner(model, ops, kv, token_class, forbidden)

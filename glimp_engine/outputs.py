@@ -1,0 +1,175 @@
+"""What the engine gives back: the events of a tick, the finished outputs, and its counters."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from glimp_engine.routers import Model
+
+__all__ = [
+    "CompletionOutput",
+    "Event",
+    "Finish",
+    "FinishReason",
+    "Logprob",
+    "ModelStats",
+    "Phase",
+    "RequestOutput",
+    "Stats",
+    "Step",
+    "StepEnd",
+    "StepStart",
+    "Token",
+]
+
+
+class Phase(StrEnum):
+    """Thinking is what stands before `</think>`; a model without thinking only answers."""
+
+    THINKING = "thinking"
+    ANSWER = "answer"
+
+
+class FinishReason(StrEnum):
+    """Why the thinking or the sequence ended."""
+
+    STOP = "stop"  # an end token, a stop string; for the thinking: </think>
+    LENGTH = "length"  # max_tokens, the answer's budget, or the context
+    THINKING_BUDGET = "thinking_budget"
+    REPEATED_STEP = "repeated_step"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """Log-probability of a token under its writer's raw distribution (temperature 1, no penalties)."""
+
+    logprob: float  # nats
+    rank: int | None = None  # 1 is the most likely; None outside the reported ones
+
+
+@dataclass
+class Step:
+    """A span of generated tokens that ends with a boundary."""
+
+    index: int
+    phase: Phase
+    model: Model
+    entropy: float | None  # nats, of the glimpse; None where no glimpse was taken
+    token_start: int  # the step is token_ids[token_start:token_end] of its output
+    text_start: int  # ... and text[text_start:text_end]
+    token_end: int = 0
+    text_end: int = 0
+    seconds: float = 0.0  # wall clock since the end of the step before, so with glimpse, catch-up and waiting
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_end - self.token_start
+
+
+@dataclass
+class CompletionOutput:
+    """One sequence of a request."""
+
+    index: int
+    text: str
+    token_ids: list[int]  # in the vocabulary of the model that wrote them
+    cumulative_logprob: float
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: FinishReason | None
+    stop_reason: str | None  # the stop string that ended it; None for an end token
+    thinking_finish_reason: FinishReason | None  # None: there was no thinking, or it has not ended
+    steps: list[Step]
+
+
+@dataclass
+class RequestOutput:
+    """A finished request; names as in vLLM."""
+
+    request_id: str
+    prompt: str | None  # None for a prompt of token ids or of messages
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    error: str | None = None  # why, where a finish_reason is `error`
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """A route has been decided."""
+
+    request_id: str
+    sequence_index: int
+    step: Step  # its tokens are yet to come
+    is_hand_over: bool  # whether the other model wrote the token before
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token has been written."""
+
+    request_id: str
+    sequence_index: int
+    step_index: int
+    model: Model | None  # None for a forced token, as </think> when the thinking budget is spent
+    token_id: int
+    text: str  # what this token completes: whole characters, without what a stop string may yet take back
+    logprob: float | None
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """A step is complete."""
+
+    request_id: str
+    sequence_index: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Finish:
+    """A sequence is complete; the last one of its request carries the request's output."""
+
+    request_id: str
+    sequence_index: int
+    finish_reason: FinishReason
+    text: str  # what was held back until it was known that no stop string comes
+    output: RequestOutput | None
+
+
+Event = StepStart | Token | StepEnd | Finish
+
+
+@dataclass
+class ModelStats:
+    """What one model has done since the engine began."""
+
+    num_forwards: int = 0
+    seconds: float = 0.0
+    prompt_tokens: int = 0  # run as part of a prompt
+    catch_up_tokens: int = 0  # run over what the other model wrote
+    decode_tokens: int = 0  # run over what it wrote itself, one at a time
+    recomputed_tokens: int = 0  # of all these: run again after a preemption
+    tokens_written: int = 0
+    steps_written: int = 0
+
+
+@dataclass
+class Stats:
+    """The engine's counters and the state of its pages."""
+
+    small: ModelStats = field(default_factory=ModelStats)
+    large: ModelStats = field(default_factory=ModelStats)
+    glimpse_forwards: int = 0  # glimpses that cost a forward: of a prompt, or after a large step
+    hand_overs: int = 0
+    cached_prompt_tokens: int = 0  # prompt tokens found in the prefix cache
+    preemptions: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_finished: int = 0
+    num_pages: int = 0
+    num_free_pages: int = 0
+    num_cached_pages: int = 0
+
+    @property
+    def recomputed_tokens(self) -> int:
+        return self.small.recomputed_tokens + self.large.recomputed_tokens

@@ -1,0 +1,182 @@
+"""Which model writes the next step: GlimpRouter (arXiv 2601.05110), and what it is compared with.
+
+At the start of every step the engine glimpses: it reduces the small model's distribution over the next token to a
+`Glimpse`. A router turns it into a route. Routers are pure and keep no state, so one may serve any number of requests.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Protocol
+
+from glimp_engine.errors import ConfigError, check_number
+
+__all__ = [
+    "SIGNALS",
+    "GlimpRouter",
+    "Glimpse",
+    "LargeOnly",
+    "Model",
+    "RandomRouter",
+    "RouteContext",
+    "Router",
+    "SmallOnly",
+]
+
+
+class Model(IntEnum):
+    """One of the two models. A route is the one that writes the step."""
+
+    SMALL = 0
+    LARGE = 1
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """The small model's distribution over the first token of a step."""
+
+    entropy: float  # nats, of the full distribution at temperature 1
+    token: int  # the sampled token, the step's first one if the route is small
+    logprob: float
+    top_logprobs: tuple[float, ...] = ()  # the largest log-probabilities, descending; as many as the router asks for
+
+
+@dataclass(frozen=True)
+class RouteContext:
+    """Where in its request the step stands."""
+
+    seed: int
+    sequence_index: int
+    step_index: int
+
+
+class Router(Protocol):
+    """Decides which model writes a step."""
+
+    @property
+    def only(self) -> Model | None:
+        """The one model that ever writes, the answer too, and needs no glimpse; None if both may."""
+
+    @property
+    def num_top_logprobs(self) -> int:
+        """How many of the largest log-probabilities `decide` wants in its glimpse."""
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        """The model that writes the step whose first token has been glimpsed."""
+
+
+def entropy(glimpse: Glimpse) -> float:
+    """H = -sum p ln p over the whole vocabulary, in nats."""
+    return glimpse.entropy
+
+
+def top20_entropy(glimpse: Glimpse) -> float:
+    """Entropy of the 20 most likely tokens, renormalised, in nats: what the paper's public code computes."""
+    total = math.fsum(math.exp(logprob) for logprob in glimpse.top_logprobs)
+    return -math.fsum(
+        math.exp(logprob) / total * (logprob - math.log(total))
+        for logprob in glimpse.top_logprobs
+        if logprob > -math.inf
+    )
+
+
+def max_probability(glimpse: Glimpse) -> float:
+    """1 - the largest probability: 0 is sure."""
+    return 1.0 - math.exp(glimpse.top_logprobs[0])
+
+
+def margin(glimpse: Glimpse) -> float:
+    """1 - the difference between the two largest probabilities: 0 is sure."""
+    first, second = (*glimpse.top_logprobs, -math.inf)[:2]
+    return 1.0 - (math.exp(first) - math.exp(second))
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A measure of how unsure the small model is, and how much of the distribution it looks at."""
+
+    measure: Callable[[Glimpse], float]
+    num_top_logprobs: int
+
+
+SIGNALS = {
+    "entropy": Signal(entropy, 0),
+    "top20_entropy": Signal(top20_entropy, 20),
+    "max_probability": Signal(max_probability, 1),
+    "margin": Signal(margin, 2),
+}
+
+
+@dataclass(frozen=True)
+class GlimpRouter:
+    """The large model writes a step whose first token the small model is unsure of.
+
+    Units:  threshold in nats for the entropies, else in [0, 1]; inf routes every step small, 0 every step large.
+    Raises: ConfigError on an unknown signal or a threshold that is negative or NaN.
+    Source: arXiv 2601.05110, section 3; `signal` for the other measures that it compares.
+    """
+
+    threshold: float = 1.0
+    signal: str = "entropy"
+    only: ClassVar[Model | None] = None
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.threshold, 0, math.inf)
+        if self.signal not in SIGNALS:
+            raise ConfigError(f"signal is {self.signal!r}; allowed: {', '.join(SIGNALS)}")
+
+    @property
+    def num_top_logprobs(self) -> int:
+        return SIGNALS[self.signal].num_top_logprobs
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        return Model.LARGE if SIGNALS[self.signal].measure(glimpse) >= self.threshold else Model.SMALL
+
+
+@dataclass(frozen=True)
+class SmallOnly:
+    """The small model writes everything."""
+
+    only: ClassVar[Model | None] = Model.SMALL
+    num_top_logprobs: ClassVar[int] = 0
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        return Model.SMALL
+
+
+@dataclass(frozen=True)
+class LargeOnly:
+    """The large model writes everything; the small one never runs."""
+
+    only: ClassVar[Model | None] = Model.LARGE
+    num_top_logprobs: ClassVar[int] = 0
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        return Model.LARGE
+
+
+@dataclass(frozen=True)
+class RandomRouter:
+    """A step is large with probability `rate`, whatever the glimpse says: the control of every comparison.
+
+    The choice depends on (router seed, request seed, sequence index, step index) alone.
+
+    Raises: ConfigError when the rate is outside 0 to 1.
+    """
+
+    rate: float
+    seed: int = 0
+    only: ClassVar[Model | None] = None
+    num_top_logprobs: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_number("rate", self.rate, 0, 1)
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        key = f"{self.seed}/{context.seed}/{context.sequence_index}/{context.step_index}"
+        return Model.LARGE if random.Random(key).random() < self.rate else Model.SMALL

@@ -1,0 +1,55 @@
+"""Runs one model: forward, then sample. It knows nothing of the other model, of sequences' lives, or of routes."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from glimp_engine.batch import Batch
+from glimp_engine.kernels import Attention, Ops
+from glimp_engine.kv_store import KVStore
+from glimp_engine.model import ModelConfig
+from glimp_engine.transcript import SampledToken
+
+__all__ = ["Forward", "ModelRunner"]
+
+
+class Forward(Protocol):
+    """What a runner needs of a model: `Decoder`, or a scripted one in tests."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    weight_bytes: int
+
+    def forward(
+        self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv_cache: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Logits [R, V] of the rows logit_rows [R] of the tokens [T]; K/V of all tokens is stored."""
+
+
+class ModelRunner:
+    """A model with its K/V store and its table of boundary classes."""
+
+    def __init__(self, model: Forward, ops: Ops, kv: KVStore, token_class: Tensor, forbidden_ids: Tensor) -> None:
+        self.model = model
+        self.kv = kv
+        self._ops = ops
+        self._token_class = token_class  # [V] uint8
+        self._forbidden_ids = forbidden_ids  # int64, tokens that the other model has no word for
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        """One ragged forward, and one sampled token for each of its logit rows."""
+        logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv.layers)
+        if not batch.rows:
+            return []
+        if len(self._forbidden_ids):
+            logits[:, self._forbidden_ids] = -torch.inf
+        samples = self._ops.sample(logits, batch.sampling, self._token_class)
+        top: list[list[tuple[int, float]]] = [[]] * len(batch.rows)
+        if batch.num_top_logprobs:
+            values, ids = self._ops.top_logprobs(logits, batch.num_top_logprobs)
+            top = [list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+        # the one read-back of a tick: the host needs the tokens to know what follows them
+        columns = (samples.token, samples.entropy, samples.logprob, samples.token_class)
+        return [SampledToken(*row) for row in zip(*(column.tolist() for column in columns), top, strict=True)]

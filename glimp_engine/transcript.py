@@ -1,0 +1,101 @@
+"""What a sequence has written: ids, log-probabilities and text, and where a boundary or a stop string completes."""
+
+from dataclasses import dataclass
+
+from glimp_engine.boundaries import Boundary, BoundaryTable
+from glimp_engine.outputs import Logprob
+from glimp_engine.routers import Model
+from glimp_engine.text import Detokenizer, StopStrings, Text
+
+__all__ = ["SampledToken", "Transcript", "Voice"]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How one model's tokens read: its text, and which of its tokens complete a boundary."""
+
+    text: Text
+    boundaries: BoundaryTable
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """What `sample` gave for one logit row, in the ids of the model that ran; log-probabilities and entropy in nats."""
+
+    token_id: int
+    entropy: float
+    logprob: float
+    token_class: int
+    top_logprobs: list[tuple[int, float]]  # (token id, log-probability), descending
+
+    def logprobs(self, num_logprobs: int) -> dict[int, Logprob]:
+        """The token's log-probability and the num_logprobs largest ones, as vLLM reports them."""
+        top = enumerate(self.top_logprobs[:num_logprobs], start=1)
+        logprobs = {token_id: Logprob(logprob, rank) for rank, (token_id, logprob) in top}
+        logprobs.setdefault(self.token_id, Logprob(self.logprob))
+        return logprobs
+
+
+class Transcript:
+    """Grows token by token. `raw_text` is all that was written; `text` is what may be shown of it."""
+
+    def __init__(self, voices: tuple[Voice, Voice], stop: tuple[str, ...], num_logprobs: int | None) -> None:
+        self.token_ids: list[int] = []
+        self.logprobs: list[dict[int, Logprob]] | None = None if num_logprobs is None else []
+        self.cumulative_logprob = 0.0
+        self.raw_text = ""
+        self._num_logprobs = num_logprobs
+        self._voices = voices
+        self._boundary_state = voices[Model.SMALL].boundaries.start_state
+        self._stop_strings = StopStrings(stop)
+        self._num_chars_shown = 0
+        self._writer = Model.SMALL
+        self._detokenizers = [Detokenizer(voice.text) for voice in voices]
+        if voices[Model.SMALL].text is voices[Model.LARGE].text:
+            self._detokenizers[Model.LARGE] = self._detokenizers[Model.SMALL]
+
+    @property
+    def text(self) -> str:
+        return self.raw_text[: self._num_chars_shown]
+
+    @property
+    def matched_stop(self) -> str | None:
+        """The stop string that has been written, if any."""
+        return self._stop_strings.matched
+
+    def write(self, model: Model, sampled: SampledToken) -> tuple[str, Boundary]:
+        """(text that may now be shown, the boundary that is now complete)."""
+        boundaries = self._voices[model].boundaries
+        self._boundary_state, boundary = boundaries.advance(self._boundary_state, sampled.token_class)
+        self.cumulative_logprob += sampled.logprob
+        logprobs = {} if self._num_logprobs is None else sampled.logprobs(self._num_logprobs)
+        return self._append(model, sampled.token_id, logprobs), boundary
+
+    def force(self, model: Model, token_id: int) -> str:
+        """Append a token that no model chose; the text that may now be shown comes back."""
+        return self._append(model, token_id, {})
+
+    def flush(self) -> None:
+        """Complete the raw text: a character that was never finished becomes the replacement character."""
+        self.raw_text += self._detokenizers[self._writer].flush()
+
+    def finish(self) -> str:
+        """The text that was held back until it was known that no stop string comes."""
+        begin = len(self.raw_text)
+        self.flush()
+        shown = self._stop_strings.push(self.raw_text[begin:]) + self._stop_strings.flush()
+        self._num_chars_shown += len(shown)
+        return shown
+
+    def _append(self, model: Model, token_id: int, logprobs: dict[int, Logprob]) -> str:
+        begin = len(self.raw_text)
+        if self._detokenizers[model] is not self._detokenizers[self._writer]:
+            self.flush()
+        self._writer = model
+        self.token_ids.append(token_id)
+        if self.logprobs is not None:
+            self.logprobs.append(logprobs)
+        self.raw_text += self._detokenizers[model].push(token_id)
+        shown = self._stop_strings.push(self.raw_text[begin:])
+        self._num_chars_shown += len(shown)
+        return shown
