@@ -175,19 +175,22 @@ class PagesMachine(RuleBasedStateMachine):
     def start(self, num_pages, page_size):
         self.pool = PagePool(num_pages, page_size, 2)
         self.slots = {}  # (model, page, offset) -> the whole prefix that was attended to
-        self.live = []  # [table, tokens]
+        self.live = []  # (table, tokens)
+        self.preempted = []
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
     def attach(self, tokens):
         table = PageTable(self.pool, b"small")
         if not table.can_attach(tokens, headroom=0):
             return
-        copy = table.attach(tokens)
+        self.follow(table.attach(tokens))
+        self.live.append((table, tokens))
+
+    def follow(self, copy):
         if copy is not None:
             for model in (SMALL, LARGE):
                 for offset in range(self.pool.page_size):
                     self.slots[model, copy.target, offset] = self.slots.get((model, copy.source, offset))
-        self.live.append((table, tokens))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), token=st.integers(0, 1))
@@ -224,6 +227,15 @@ class PagesMachine(RuleBasedStateMachine):
         i = data.draw(st.integers(0, len(self.live) - 1))
         table, tokens = self.live.pop(i)
         table.release(tokens)
+        self.preempted.append((table, tokens))
+
+    @precondition(lambda self: self.preempted)
+    @rule(data=st.data())
+    def resume(self, data):
+        table, tokens = self.preempted.pop(data.draw(st.integers(0, len(self.preempted) - 1)))
+        if table.can_attach(tokens, headroom=0):
+            self.follow(table.attach(tokens))
+            self.live.append((table, tokens))
 
     @invariant()
     def every_filled_slot_holds_what_its_table_says(self):
