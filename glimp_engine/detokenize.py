@@ -1,0 +1,90 @@
+"""From token ids to text, one token at a time."""
+
+import codecs
+from collections.abc import Sequence
+
+from glimp_engine.errors import RequestError
+
+__all__ = ["Detokenizer", "StopStrings"]
+
+_new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer:
+    """The text of one sequence, as it grows.
+
+    Bytes that are no UTF-8 become U+FFFD, as in `bytes.decode(errors="replace")`.
+    """
+
+    def __init__(self, written_bytes: Sequence[bytes], strips_leading_space: bool) -> None:
+        self._written_bytes = written_bytes
+        self._drops_space = strips_leading_space
+        self._decoder = _new_decoder(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The characters this token completes; the bytes of an unfinished one wait for the next token."""
+        written = self._written_bytes[token_id]
+        if self._drops_space and written:
+            written = written.removeprefix(b" ")
+            self._drops_space = False
+        return self._decoder.decode(written)
+
+    def flush(self) -> str:
+        """What still waits: U+FFFD if the last character is cut short, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+    def copy(self) -> "Detokenizer":
+        """A second sequence with the same text so far."""
+        other = Detokenizer(self._written_bytes, self._drops_space)
+        other._decoder.setstate(self._decoder.getstate())
+        return other
+
+
+class StopStrings:
+    """The text of one sequence up to its first stop string.
+
+    First is the stop that is complete first, whatever the pieces the text comes in; of two that end at the same
+    character, the longer. Text that may be the beginning of a stop is held back.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """Raises: RequestError if stops is a string, or holds an empty one or anything but strings."""
+        if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
+            raise RequestError(f"stop: expected a list of non-empty strings, found {stops!r}")
+        self.stops = tuple(stops)
+        self.matched: str | None = None
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that may be shown now; nothing more once a stop has matched."""
+        if self.matched is not None:
+            return ""
+        text = self._held + text
+        found = [(start + len(stop), start, stop) for stop in self.stops if (start := text.find(stop)) >= 0]
+        if found:
+            _, start, self.matched = min(found)
+            self._held = ""
+            return text[:start]
+        held_len = self._len_to_hold(text)
+        self._held = text[len(text) - held_len :]
+        return text[: len(text) - held_len]
+
+    def flush(self) -> str:
+        """The text held back for a stop that never came."""
+        held, self._held = self._held, ""
+        return held
+
+    def copy(self) -> "StopStrings":
+        """A second sequence with the same text so far."""
+        other = StopStrings(self.stops)
+        other.matched, other._held = self.matched, self._held
+        return other
+
+    def _len_to_hold(self, text: str) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = min(len(text), max(map(len, self.stops), default=1) - 1)
+        for length in range(longest, 0, -1):
+            end = text[len(text) - length :]
+            if any(stop.startswith(end) for stop in self.stops):
+                return length
+        return 0
