@@ -31,6 +31,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_batch_size: int = 64
     max_batch_tokens: int = 2048
+    skip_code_fences: bool = False
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, ("auto", *DTYPES))

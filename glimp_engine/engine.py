@@ -45,7 +45,8 @@ class Engine:
     `large` the small model writes everything.
 
     Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
-            page_size, max_model_len and max_batch_tokens in tokens.
+            page_size, max_model_len and max_batch_tokens in tokens. With skip_code_fences a blank line inside a code
+            fence doesn't end a step.
     Raises: ConfigError, CheckpointError, CapacityError.
     """
 
@@ -62,9 +63,18 @@ class Engine:
         max_model_len: int | None = None,
         max_batch_size: int = 64,
         max_batch_tokens: int = 2048,
+        skip_code_fences: bool = False,
     ) -> None:
         config = EngineConfig(
-            device, dtype, ops, kv_cache_bytes, page_size, max_model_len, max_batch_size, max_batch_tokens
+            device=device,
+            dtype=dtype,
+            ops=ops,
+            kv_cache_bytes=kv_cache_bytes,
+            page_size=page_size,
+            max_model_len=max_model_len,
+            max_batch_size=max_batch_size,
+            max_batch_tokens=max_batch_tokens,
+            skip_code_fences=skip_code_fences,
         )
         op_set = config.make_ops()
         models: list[LoadedModel] = load_models(small, large, config, op_set)
@@ -72,7 +82,8 @@ class Engine:
         self._dictionary = make_dictionary(models)
         memory = plan_memory(models, self._dictionary, config)
         self.max_model_len = memory.max_model_len
-        voices = [make_voice(loaded) for loaded in models]
+        texts = self._dictionary.texts
+        voices = [make_voice(loaded, text, skip_code_fences) for loaded, text in zip(models, texts, strict=False)]
         self._voices = (voices[0], voices[-1])
         self._runners = [
             make_runner(loaded, Model(which), voices[which], self._dictionary, memory, page_size, op_set)

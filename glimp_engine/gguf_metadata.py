@@ -7,7 +7,7 @@ from typing import Any
 
 from glimp_engine.errors import CheckpointError
 
-__all__ = ["read_gguf_metadata"]
+__all__ = ["read_gguf_header"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -16,7 +16,7 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
-def read_gguf_metadata(path: Path) -> dict[str, Any]:
+def read_gguf_header(path: Path) -> dict[str, Any]:
     """Every key of the file with its value: a number, a string, or a list of these.
 
     Cost:   one pass over the header, about 0.3 s for a vocabulary of 150,000 tokens; no tensor is read.

@@ -40,24 +40,23 @@ def load_models(small: ModelSource, large: ModelSource | None, config: EngineCon
 
     Raises: CheckpointError, ConfigError.
     """
-    loaded_small = load_model("small", small, config, ops, None)
+    loaded_small = load_model("small", small, config, ops)
     if large is None:
         return [loaded_small]
     if large is small or (not isinstance(small, LoadedModel) and not isinstance(large, LoadedModel) and small == large):
         return [loaded_small, loaded_small]
-    return [loaded_small, load_model("large", large, config, ops, loaded_small.text)]
+    return [loaded_small, load_model("large", large, config, ops)]
 
 
-def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops, like: Text | None) -> LoadedModel:
-    """One model; its text is read again only if it differs from `like`."""
+def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops) -> LoadedModel:
+    """One model, loaded unless it is already."""
     if isinstance(source, LoadedModel):
         return source
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise ConfigError(f"{name} is {source!r}; allowed: a directory, a .gguf file, a hub id, a LoadedModel")
     path = locate(source)
     model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
-    text = Text.load(path, model_config.vocab_size, like)
-    return LoadedModel(Decoder(model_config, weights, ops), text)
+    return LoadedModel(Decoder(model_config, weights, ops), Text.load(path, model_config.vocab_size))
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,16 @@ def plan_memory(models: list[LoadedModel], dictionary: Dictionary, config: Engin
 def make_dictionary(models: list[LoadedModel]) -> Dictionary:
     """How the models' ids relate."""
     small, large = models[0].text, models[-1].text
-    return Dictionary((small, large), relate(small, large))
+    pair = relate(small, large)
+    return Dictionary((small, small if pair.kind == "identical" else large), pair)
 
 
-def make_voice(loaded: LoadedModel) -> Voice:
+def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice:
     """How the model's tokens read, one class for each token of its logits."""
-    text = loaded.text
     end_of_thinking = [] if text.end_thinking_id is None else [text.end_thinking_id]
-    table = BoundaryTable.build(text.token_bytes, end_of_thinking, text.end_token_ids, loaded.model.config.vocab_size)
-    return Voice(text, table)
+    vocab_size = loaded.model.config.vocab_size
+    token_bytes, end_token_ids = loaded.text.token_bytes, loaded.text.end_token_ids
+    return Voice(text, BoundaryTable.build(token_bytes, end_of_thinking, end_token_ids, vocab_size, skip_code_fences))
 
 
 def make_runner(

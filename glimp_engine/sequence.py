@@ -179,6 +179,7 @@ class Sequence:
         token_start, text_start = len(self.transcript.token_ids), len(self.transcript.raw_text)
         step = Step(len(self.steps), self.phase, model, entropy, token_start, text_start)
         self.steps.append(step)
+        self.transcript.start_step()
         self._step_is_open = True
         return [StepStart(self.request.request_id, self.index, step, is_hand_over)]
 

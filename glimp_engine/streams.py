@@ -24,7 +24,12 @@ class Dictionary:
     def map_ids(self, token_ids: list[int], target: Model) -> list[int]:
         """The other model's ids as the target's; -1 for a special token that the target lacks."""
         table = self.pair.to_large if target is Model.LARGE else self.pair.to_small
-        return token_ids if table is None else [int(table[token_id]) for token_id in token_ids]
+        return token_ids if table is None else [table[token_id] for token_id in token_ids]
+
+    def unknown_to_other(self, model: Model) -> list[int]:
+        """The model's tokens that the other one has no word for, and so must not be written."""
+        table = self.pair.to_large if model is Model.SMALL else self.pair.to_small
+        return [] if table is None else [token_id for token_id, other in enumerate(table) if other < 0]
 
     def carry(self, token_ids: list[int], text: str, target: Model) -> list[int]:
         """What the other model has written, for the target to read: by the table if there is one, else its text."""

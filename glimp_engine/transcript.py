@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from glimp_engine.boundaries import Boundary, BoundaryTable
+from glimp_engine.detokenize import StopStrings
 from glimp_engine.outputs import Logprob
 from glimp_engine.routers import Model
-from glimp_engine.text import Detokenizer, StopStrings, Text
+from glimp_engine.text import Text
 
 __all__ = ["SampledToken", "Transcript", "Voice"]
 
@@ -50,7 +51,7 @@ class Transcript:
         self._stop_strings = StopStrings(stop)
         self._num_chars_shown = 0
         self._writer = Model.SMALL
-        self._detokenizers = [Detokenizer(voice.text) for voice in voices]
+        self._detokenizers = [voice.text.detokenizer() for voice in voices]
         if voices[Model.SMALL].text is voices[Model.LARGE].text:
             self._detokenizers[Model.LARGE] = self._detokenizers[Model.SMALL]
 
@@ -62,6 +63,10 @@ class Transcript:
     def matched_stop(self) -> str | None:
         """The stop string that has been written, if any."""
         return self._stop_strings.matched
+
+    def start_step(self) -> None:
+        """A step starts here, with or without a boundary before it."""
+        self._boundary_state = self._voices[self._writer].boundaries.start_step(self._boundary_state)
 
     def write(self, model: Model, sampled: SampledToken) -> tuple[str, Boundary]:
         """(text that may now be shown, the boundary that is now complete)."""

@@ -1,0 +1,220 @@
+"""The text of one model's tokens: tokenizer, chat template, end tokens; and how two vocabularies relate."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from glimp_engine.detokenize import Detokenizer
+from glimp_engine.errors import CheckpointError, RequestError
+from glimp_engine.gguf_header import read_gguf_header
+from glimp_engine.gguf_tokenizer import build_gguf_tokenizer
+
+__all__ = ["Pair", "Text", "relate"]
+
+BEGIN_THINKING, END_THINKING = "<think>", "</think>"
+# special tokens that end a turn or a text, whatever the configuration calls the end token
+END_TOKENS = (
+    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>"),
+    "<｜end▁of▁sentence｜>",  # noqa: RUF001
+)
+BYTE_OF_LETTER = {letter: byte for byte, letter in bytes_to_unicode().items()}
+BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+
+
+class Text:
+    """One model's tokenizer, and what its tokens are: `tokens` and `token_bytes` have one entry an id."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocab_size: int, end_token_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        added = {i: token for i, token in self._backend.get_added_tokens_decoder().items() if i < vocab_size}
+        num_tokens = min(max(*self._backend.get_vocab(with_added_tokens=True).values(), 0) + 1, vocab_size)
+        self.tokens: list[str | None] = [self._backend.id_to_token(i) for i in range(num_tokens)]
+        self.added_ids = frozenset(added)
+        is_byte_level, self._strips_space = read_decoder(self._backend)
+        self.token_bytes = [
+            added[i].content.encode() if i in added else ordinary_bytes(token or "", is_byte_level)
+            for i, token in enumerate(self.tokens)
+        ]
+        self.begin_thinking_id = self._single_token(BEGIN_THINKING)
+        self.end_thinking_id = self._single_token(END_THINKING)
+        thinking = {self.begin_thinking_id, self.end_thinking_id}
+        special = {i for i, token in added.items() if token.special}
+        self._written = [b"" if i in special - thinking else b for i, b in enumerate(self.token_bytes)]
+        known = {i for i in special if self.tokens[i] in END_TOKENS}
+        self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < num_tokens)
+
+    @classmethod
+    def load(cls, path: Path, vocab_size: int) -> "Text":
+        """The text of the checkpoint in a directory or a .gguf file, for a model with vocab_size logits.
+
+        Raises: CheckpointError when there is no tokenizer, or one that can't be read.
+        """
+        tokenizer, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+        return cls(tokenizer, vocab_size, end_token_ids)
+
+    def encode(self, text: str, allow_special: bool) -> list[int]:
+        """The text's token ids.
+
+        With allow_special it's a prompt: special tokens in it are parsed and the begin token is put before it, where
+        the model has one. Without, it's what somebody wrote, and nothing in it is special.
+        """
+        self._backend.encode_special_tokens = not allow_special
+        return self._backend.encode(text, add_special_tokens=allow_special).ids
+
+    def encode_carried(self, text: str) -> list[int]:
+        """What the other model wrote, in this model's ids; only <think> and </think> are special in it."""
+        ids: list[int] = []
+        for piece in re.split(f"({BEGIN_THINKING}|{END_THINKING})", text):
+            token_id = self._single_token(piece)
+            is_thinking = token_id is not None and token_id in (self.begin_thinking_id, self.end_thinking_id)
+            ids += [token_id] if is_thinking and token_id is not None else self.encode(piece, allow_special=False)
+        return ids
+
+    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Chat messages through the model's template, up to where the answer begins; thinking is opened.
+
+        Raises: RequestError when a message is malformed, or the model has no template, or the template refuses them.
+        """
+        for i, message in enumerate(messages):
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                raise RequestError(f"messages[{i}] is {message!r}; allowed: a dict with role and content")
+        if not self._tokenizer.chat_template:
+            raise RequestError("prompt is a list of messages, and the model has no chat template; allowed: text")
+        try:
+            rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template may raise anything
+            raise RequestError(f"messages don't fit the chat template: {error}") from error
+        self._backend.encode_special_tokens = False
+        return self._backend.encode(self._open_thinking(str(rendered)), add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the ids, without special tokens."""
+        detokenizer = self.detokenizer()
+        return "".join(map(detokenizer.push, token_ids)) + detokenizer.flush()
+
+    def detokenizer(self) -> Detokenizer:
+        """A new incremental decoder for one sequence's output."""
+        return Detokenizer(self._written, strips_leading_space=False)
+
+    def is_thinking_open(self, token_ids: Sequence[int]) -> bool:
+        """Whether the last <think> has not been closed."""
+        for token_id in reversed(token_ids):
+            if token_id in (self.begin_thinking_id, self.end_thinking_id):
+                return token_id == self.begin_thinking_id
+        return False
+
+    def end_of_thinking(self, text: str) -> list[int]:
+        """The ids that end the thinking after this text: </think> on a line of its own."""
+        newline = [] if text.endswith("\n") else self.encode("\n", allow_special=False)
+        return newline + self.encode_carried(END_THINKING) + self.encode("\n\n", allow_special=False)
+
+    def _open_thinking(self, rendered: str) -> str:
+        """Append <think> for a thinking model whose template leaves that to the model, so that step 0 is glimpsed."""
+        thinks = self.end_thinking_id is not None and END_THINKING in str(self._tokenizer.chat_template)
+        is_decided = rendered.rstrip().endswith((BEGIN_THINKING, END_THINKING))  # opened, or closed: not to think
+        return rendered + f"{BEGIN_THINKING}\n" if thinks and not is_decided else rendered
+
+    def _single_token(self, token: str) -> int | None:
+        token_id = self._backend.token_to_id(token)
+        return token_id if token_id in self.added_ids else None
+
+
+def read_directory(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
+    """The tokenizer of a directory in the hub's layout, and its end tokens."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises many types
+        raise CheckpointError(f"{path}: expected a tokenizer that transformers can read, found: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise CheckpointError(f"{path}: expected a tokenizer.json, found {type(tokenizer).__name__}")
+    end_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for name in ("generation_config.json", "config.json"):
+        if (path / name).exists():
+            found = json.loads((path / name).read_text(encoding="utf-8")).get("eos_token_id")
+            end_ids += found if isinstance(found, list) else [] if found is None else [found]
+    return tokenizer, end_ids
+
+
+def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
+    """The tokenizer of a GGUF file, and its end token."""
+    metadata = read_gguf_header(path).metadata
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    named = {
+        f"{ours}_token": tokens[metadata[f"tokenizer.ggml.{theirs}_token_id"]]
+        for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if f"tokenizer.ggml.{theirs}_token_id" in metadata
+    }
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=build_gguf_tokenizer(metadata, path),
+        chat_template=metadata.get("tokenizer.chat_template"),
+        clean_up_tokenization_spaces=False,
+        **named,
+    )
+    end_id = metadata.get("tokenizer.ggml.eos_token_id")
+    return tokenizer, [] if end_id is None else [end_id]
+
+
+def read_decoder(backend: Tokenizer) -> tuple[bool, bool]:
+    """(whether tokens are byte-level, whether a text's first space is stripped)."""
+    state = {} if backend.decoder is None else json.loads(backend.decoder.__getstate__())
+    kinds = {part["type"] for part in state.get("decoders", [state]) if part}
+    return "ByteLevel" in kinds, bool({"Strip", "Metaspace"} & kinds)
+
+
+def ordinary_bytes(token: str, is_byte_level: bool) -> bytes:
+    """The bytes that a token of the vocabulary stands for."""
+    if is_byte_level:
+        return bytes(BYTE_OF_LETTER[c] for c in token) if all(c in BYTE_OF_LETTER for c in token) else token.encode()
+    fallback = BYTE_FALLBACK.fullmatch(token)
+    return bytes([int(fallback[1], 16)]) if fallback else token.replace("▁", " ").encode()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How two vocabularies relate.
+
+    identical: an id means the same in both. mapped: the ordinary tokens are the same and special ones differ; the
+    tables give the other model's id, or -1. unrelated: only text can be carried over.
+    """
+
+    kind: Literal["identical", "mapped", "unrelated"]
+    to_large: list[int] | None = None
+    to_small: list[int] | None = None
+
+
+def relate(small: Text, large: Text) -> Pair:
+    """How the vocabularies of the two models relate.
+
+    What counts is what an id means, not how text is cut into ids: so merges are not compared.
+    """
+    if small is large or small.tokens == large.tokens:
+        return Pair("identical")
+    to_large, to_small = translation(small, large), translation(large, small)
+    both_think = (small.end_thinking_id is None) == (large.end_thinking_id is None)
+    bodies = ((small, to_large), (large, to_small))
+    if both_think and all(table[i] >= 0 for text, table in bodies for i in ordinary_ids(text)):
+        return Pair("mapped", to_large, to_small)
+    return Pair("unrelated")
+
+
+def ordinary_ids(text: Text) -> list[int]:
+    """Ids of the tokens that aren't special."""
+    return [i for i, token in enumerate(text.tokens) if token is not None and i not in text.added_ids]
+
+
+def translation(source: Text, target: Text) -> list[int]:
+    """For each id of the source the id of the same token in the target, or -1; an end token has the target's."""
+    target_ids = {(token, i in target.added_ids): i for i, token in enumerate(target.tokens) if token is not None}
+    table = [target_ids.get((str(token), i in source.added_ids), -1) for i, token in enumerate(source.tokens)]
+    for i in source.end_token_ids:
+        if table[i] < 0 and target.end_token_ids:
+            table[i] = min(target.end_token_ids)
+    return table
