@@ -38,6 +38,7 @@ class ModelRunner:
         self._token_class = token_class  # [V] uint8
         self._forbidden_ids = forbidden_ids  # int64, tokens that the other model has no word for
 
+    @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
         """One ragged forward, and one sampled token for each of its logit rows."""
         logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv.layers)

@@ -98,8 +98,14 @@ class Ops(Protocol):
     def silu_mul(self, x: Tensor) -> Tensor:
         """silu(x[:, :f]) * x[:, f:]: [T, 2f] -> [T, f]."""
 
-    def sample(self, logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
-        """One token a row with its entropy, log-probability and class: logits [R, V], token_class [V] uint8."""
+    def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
+        """One token a row with its entropy, log-probability and class: logits [R, V], token_class [V] uint8.
+
+        Penalties, temperature, min_p, top_k, top_p, in this order; each filter keeps the tokens that tie with its
+        last one. The token is the largest of logit / temperature - log(noise), the lowest id among equals, where the
+        noise of a token id depends on (seed, sequence index, position) alone (`philox.exponential_noise`). A row
+        that has a NaN or nothing above -inf gives token 0 with entropy and log-probability NaN.
+        """
 
     def top_logprobs(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest log-probabilities of softmax(raw logits), descending: values [R, k] fp32, ids [R, k] int64."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glimp_engine.kernels import Attention
+from glimp_engine.kernels import Attention, Samples, Sampling, sampling
 
 __all__ = ["ReferenceOps"]
 
@@ -67,6 +67,12 @@ class ReferenceOps:
     def silu_mul(self, x: Tensor) -> Tensor:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
+        return sampling.sample(logits, params, token_class)
+
+    def top_logprobs(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        return sampling.top_logprobs(logits, k)
 
 
 def rms_normalize(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,84 @@
+"""The reference of `sample`: a row at a time, in the order in which a token is chosen."""
+
+import torch
+from torch import Tensor
+
+from glimp_engine.kernels import Samples, Sampling
+from glimp_engine.kernels.philox import exponential_noise
+
+__all__ = ["sample", "top_logprobs"]
+
+
+def sample(logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
+    """One token a row with its entropy, log-probability and class; see `Ops.sample`."""
+    tokens = torch.tensor(
+        [choose(logits[row], sampling, row) for row in range(len(logits))], dtype=torch.int64, device=logits.device
+    )
+    logprobs = logits.log_softmax(dim=-1)
+    terms = torch.where(logprobs == -torch.inf, 0.0, logprobs.exp() * logprobs)
+    return Samples(
+        token=tokens,
+        entropy=-terms.sum(dim=-1),
+        logprob=logprobs.gather(1, tokens[:, None])[:, 0],
+        token_class=token_class[tokens],
+    )
+
+
+def choose(logits: Tensor, sampling: Sampling, row: int) -> int:
+    """The row's token, from its logits [V]; 0 where they aren't numbers."""
+    if logits.isnan().any() or logits.max() == -torch.inf:
+        return 0
+    logits = penalize(logits, sampling, row)
+    temperature = float(sampling.temperature[row])
+    if temperature == 0:
+        return first_max(logits)
+    scaled = logits / temperature
+    kept = filter_tokens(scaled, int(sampling.top_k[row]), float(sampling.top_p[row]), float(sampling.min_p[row]))
+    noise = exponential_noise(
+        len(logits),
+        int(sampling.seed[row]),
+        int(sampling.sequence_index[row]),
+        int(sampling.position[row]),
+        logits.dtype,
+    ).to(logits.device)
+    return first_max(torch.where(kept, scaled - noise.log(), -torch.inf))  # Gumbel-max: -log E is a Gumbel variate
+
+
+def penalize(logits: Tensor, sampling: Sampling, row: int) -> Tensor:
+    """Repetition, presence and frequency penalties of the tokens seen, as vLLM defines them."""
+    begin, end = int(sampling.seen_start[row]), int(sampling.seen_start[row + 1])
+    ids, counts = sampling.seen_ids[begin:end], sampling.seen_counts[begin:end]
+    logits = logits.clone()
+    seen = logits[ids]
+    repetition = sampling.repetition_penalty[row]
+    seen = torch.where(seen > 0, seen / repetition, seen * repetition)
+    seen = seen - sampling.frequency_penalty[row] * counts - sampling.presence_penalty[row] * (counts > 0)
+    logits[ids] = seen.to(logits.dtype)
+    return logits
+
+
+def filter_tokens(logits: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Which tokens may be drawn [V]: min_p, then top_k, then top_p of what is left; ties with the last one stay."""
+    kept = logits > -torch.inf
+    probs = logits.softmax(dim=-1)
+    if min_p > 0:
+        kept &= probs >= min_p * probs.max()
+    if 0 < top_k < len(logits):
+        kept &= logits >= logits.where(kept, -torch.inf).topk(top_k).values[-1]
+    if top_p < 1:
+        descending = probs.where(kept, 0).sort(descending=True).values
+        cumulative = descending.cumsum(0)
+        last = int((cumulative < top_p * cumulative[-1]).sum())  # the first whose mass reaches top_p
+        kept &= probs >= descending[min(last, len(descending) - 1)]
+    return kept
+
+
+def first_max(x: Tensor) -> int:
+    """Index of the largest value, the first one among equals."""
+    return int((x == x.max()).nonzero()[0])
+
+
+def top_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest log-probabilities of each row and their ids; see `Ops.top_logprobs`."""
+    ordered = logits.log_softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    return ordered.values[:, :k], ordered.indices[:, :k]
