@@ -1,8 +1,50 @@
-"""kernels/ is installed as glimp_engine.kernels, because a package named `kernels` exists."""
+"""Builds csrc/ with CMake and ninja; kernels/ is installed as glimp_engine.kernels, as a package `kernels` exists."""
 
-from setuptools import setup
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+LIBRARY = "libglimp.so"
+COMPILERS = ("c++", "g++", "clang++")
+
+
+class CMakeBuild(build_ext):
+    """One shared library behind a C ABI, so it serves every Python and every torch."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")[:-1], LIBRARY)
+
+    def build_extension(self, ext: Extension) -> None:
+        check_tools()
+        root, build = Path(__file__).parent.resolve(), Path(self.build_temp).resolve()
+        library = Path(self.get_ext_fullpath(ext.name)).resolve()
+        subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"], check=True)
+        subprocess.run(["cmake", "--build", build], check=True)
+        library.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(build / LIBRARY, library)
+
+
+def check_tools() -> None:
+    """Say what to install before CMake says it in its own words."""
+    if not os.environ.get("CXX") and not any(map(shutil.which, COMPILERS)):
+        raise CompileError(
+            "glimp_engine needs a C++17 compiler and found none of "
+            f"{', '.join(COMPILERS)}: install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; "
+            "macOS: xcode-select --install), or set CXX"
+        )
+    for tool in ("cmake", "ninja"):
+        if not shutil.which(tool):
+            raise CompileError(f"glimp_engine needs {tool} and found none: pip install {tool}")
+
 
 setup(
     packages=["glimp_engine", "glimp_engine.kernels"],
     package_dir={"glimp_engine": "glimp_engine", "glimp_engine.kernels": "kernels"},
+    ext_modules=[Extension("glimp_engine.kernels.libglimp", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
 )

@@ -18,7 +18,7 @@ def sample(logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
     terms = torch.where(logprobs == -torch.inf, 0.0, logprobs.exp() * logprobs)
     return Samples(
         token=tokens,
-        entropy=-terms.sum(dim=-1),
+        entropy=(-terms.sum(dim=-1)).clamp(min=0),
         logprob=logprobs.gather(1, tokens[:, None])[:, 0],
         token_class=token_class[tokens],
     )
@@ -26,7 +26,7 @@ def sample(logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
 
 def choose(logits: Tensor, sampling: Sampling, row: int) -> int:
     """The row's token, from its logits [V]; 0 where they aren't numbers."""
-    if logits.isnan().any() or logits.max() == -torch.inf:
+    if not logits.max().isfinite():
         return 0
     logits = penalize(logits, sampling, row)
     temperature = float(sampling.temperature[row])

@@ -1,0 +1,29 @@
+# Each target sets itself up in .venv: nothing but Python 3.11 and a C++ compiler is needed.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+SMALL ?= Qwen/Qwen2.5-Coder-0.5B-Instruct
+LARGE ?= Qwen/Qwen2.5-Coder-1.5B-Instruct
+THRESHOLD ?= 1.0
+PROMPT ?= A baker sells 12 loaves in the morning and half as many in the afternoon, at 3 dollars each. \
+	How much does she earn in a week?
+
+.PHONY: demo test
+
+demo: .venv/installed
+	.venv/bin/glimp run --small "$(SMALL)" --large "$(LARGE)" --threshold $(THRESHOLD) "$(PROMPT)"
+
+test: .venv/installed-for-tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+.venv/installed: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/cpu/*)
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet "$(TORCH)" -e .
+	touch $@
+
+.venv/installed-for-tests: .venv/installed
+	.venv/bin/pip install --quiet "$(TORCH)" -e '.[test]'
+	touch $@

@@ -1,0 +1,273 @@
+"""`sample`: every implementation against the reference in float64."""
+
+import ctypes
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from glimp_engine.kernels import Sampling
+from glimp_engine.kernels.native import NativeOps, load_library
+from glimp_engine.kernels.philox import exponential_noise, philox
+from glimp_engine.kernels.reference import ReferenceOps
+
+# Random123's known answers for Philox4x32-10: counter, key, words
+KNOWN_ANSWERS = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.fixture(params=[ReferenceOps, NativeOps], ids=["reference", "native"])
+def ops(request):
+    return request.param()
+
+
+def make_sampling(num_rows, seen=(), **values):
+    """Parameters that do nothing, but for `values`; seen: (ids, counts) a row."""
+    neutral = {"temperature": 1, "top_p": 1, "repetition_penalty": 1}
+    seen = list(seen) or [([], [])] * num_rows
+    columns = {
+        "seen_start": torch.tensor(np.cumsum([0, *(len(ids) for ids, _ in seen)]), dtype=torch.int32),
+        "seen_ids": torch.tensor([i for ids, _ in seen for i in ids], dtype=torch.int64),
+        "seen_counts": torch.tensor([c for _, counts in seen for c in counts], dtype=torch.int32),
+    }
+    for field in dataclasses.fields(Sampling):
+        if field.name not in columns:
+            value = values.get(field.name, neutral.get(field.name, 0))
+            dtype = {"seed": torch.int64, "position": torch.int64, "top_k": torch.int32, "sequence_index": torch.int32}
+            column = torch.as_tensor(value).expand(num_rows) if torch.as_tensor(value).ndim == 0 else value
+            columns[field.name] = torch.as_tensor(column).to(dtype.get(field.name, torch.float32)).contiguous()
+    return Sampling(**columns)
+
+
+def random_logits(num_rows, vocab_size, scale=3.0, seed=0):
+    return torch.randn(num_rows, vocab_size, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def classes_of(vocab_size):
+    return (torch.arange(vocab_size) % 251).to(torch.uint8)
+
+
+def agree_or_nearly_tie(samples, oracle, logits, params):
+    """Tokens are equal, but where the two best scores are closer than float32 can tell."""
+    num_ties = 0
+    for row in range(len(logits)):
+        ours, theirs = int(samples.token[row]), int(oracle.token[row])
+        if ours != theirs:
+            temperature = float(params.temperature[row])
+            noise = exponential_noise(
+                logits.shape[1],
+                int(params.seed[row]),
+                int(params.sequence_index[row]),
+                int(params.position[row]),
+                torch.float64,
+            )
+            scores = logits[row].double() / temperature - noise.log()
+            assert abs(float(scores[ours] - scores[theirs])) < 1e-5 * max(1.0, float(scores[theirs].abs()))
+            num_ties += 1
+    return num_ties
+
+
+@pytest.mark.parametrize("vocab_size", [1, 7, 111, 989, 49152, 151936])
+@pytest.mark.parametrize("num_rows", [0, 1, 5])
+def test_entropy_logprob_and_class(ops, num_rows, vocab_size):
+    logits = random_logits(num_rows, vocab_size)
+    params = make_sampling(num_rows, temperature=0)
+    samples = ops.sample(logits, params, classes_of(vocab_size))
+    oracle = ReferenceOps().sample(logits.double(), params, classes_of(vocab_size))
+    assert samples.token.tolist() == oracle.token.tolist() == logits.argmax(-1).tolist()
+    assert samples.token_class.tolist() == [token % 251 for token in samples.token.tolist()]
+    plain = logits.log_softmax(-1)
+    for name, torch_float32 in (("entropy", -(plain.exp() * plain).sum(-1)), ("logprob", plain.amax(-1))):
+        exact = getattr(oracle, name)
+        allowed = 2 * (torch_float32 - exact).norm() + 1e-6 * exact.norm()
+        assert (getattr(samples, name) - exact).norm() <= allowed
+        if num_rows and float(exact.abs().max()) > 0.1:
+            assert (getattr(samples, name) * 1.01 - exact).norm() > allowed  # so a 1% error would be seen
+
+
+@pytest.mark.parametrize("vocab_size", [2, 989, 151936])
+def test_entropy_at_the_extremes(ops, vocab_size):
+    logits = torch.zeros(4, vocab_size)
+    logits[1] = -torch.inf
+    logits[1, vocab_size - 1] = 5.0  # one-hot
+    logits[2] = -torch.inf
+    logits[2, :2] = 1e30  # two at the end of the range
+    logits[3, 0] = 1e4
+    samples = ops.sample(logits, make_sampling(4, temperature=0), classes_of(vocab_size))
+    assert samples.token.tolist() == [0, vocab_size - 1, 0, 0]
+    assert samples.entropy.tolist() == pytest.approx([math.log(vocab_size), 0, math.log(2), 0], rel=1e-6, abs=1e-6)
+    assert samples.logprob.tolist() == pytest.approx([-math.log(vocab_size), 0, -math.log(2), 0], abs=1e-6)
+
+
+def test_a_row_without_numbers_says_so_and_harms_no_other(ops):
+    logits = random_logits(4, 111)
+    logits[0, 50] = torch.nan
+    logits[2] = -torch.inf
+    logits[3, 7] = torch.inf
+    for temperature in (0.0, 1.0):
+        samples = ops.sample(logits, make_sampling(4, temperature=temperature), classes_of(111))
+        assert samples.entropy.isnan().tolist() == [True, False, True, True]
+        assert samples.logprob.isnan().tolist() == [True, False, True, True]
+        assert [samples.token[row].item() for row in (0, 2, 3)] == [0, 0, 0]
+
+
+def test_the_lowest_id_wins_among_equals(ops):
+    logits = torch.zeros(1, 989)
+    logits[0, [17, 400, 988]] = 2.0
+    assert ops.sample(logits, make_sampling(1, temperature=0), classes_of(989)).token.item() == 17
+
+
+FILTERS = [
+    {},
+    {"top_k": 1},
+    {"top_k": 5},
+    {"top_p": 0.1},
+    {"top_p": 0.95},
+    {"min_p": 0.05},
+    {"top_k": 40, "top_p": 0.9},
+    {"top_k": 300, "top_p": 0.7, "min_p": 0.001},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize(("vocab_size", "scale"), [(1, 1.0), (7, 1.0), (989, 2.0), (49152, 1.0), (49152, 0.0)])
+def test_sampled_tokens(ops, vocab_size, scale, filters):
+    num_rows = 24
+    logits = random_logits(num_rows, vocab_size, scale, seed=1)
+    logits[:, ::3] -= 1.0
+    params = make_sampling(
+        num_rows,
+        temperature=torch.linspace(0.3, 1.5, num_rows),
+        seed=torch.arange(num_rows) * 2**40 - 5,
+        position=torch.arange(num_rows) * 977,
+        sequence_index=torch.arange(num_rows) % 3,
+        **filters,
+    )
+    samples = ops.sample(logits, params, classes_of(vocab_size))
+    oracle = ReferenceOps().sample(logits.double(), params, classes_of(vocab_size))
+    assert agree_or_nearly_tie(samples, oracle, logits, params) <= 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_penalties(ops, temperature):
+    num_rows, vocab_size = 12, 111
+    logits = random_logits(num_rows, vocab_size, seed=2)
+    generator = np.random.default_rng(0)
+    seen = []
+    for row in range(num_rows):
+        ids = generator.choice(vocab_size, size=row * 5, replace=False).tolist()
+        seen.append((ids, generator.integers(0, 4, size=len(ids)).tolist()))
+    params = make_sampling(
+        num_rows,
+        seen,
+        temperature=temperature,
+        repetition_penalty=1.7,
+        presence_penalty=0.9,
+        frequency_penalty=0.4,
+        position=torch.arange(num_rows),
+    )
+    samples = ops.sample(logits, params, classes_of(vocab_size))
+    oracle = ReferenceOps().sample(logits.double(), params, classes_of(vocab_size))
+    if temperature:
+        assert agree_or_nearly_tie(samples, oracle, logits, params) == 0
+    expected = logits.double()
+    for row, (ids, counts) in enumerate(seen):
+        for i, count in zip(ids, counts, strict=True):
+            value = expected[row, i]
+            value = value / 1.7 if value > 0 else value * 1.7
+            expected[row, i] = value - 0.4 * count - 0.9 * (count > 0)
+    if not temperature:
+        assert samples.token.tolist() == expected.argmax(-1).tolist()
+        assert samples.token.tolist() != logits.argmax(-1).tolist()
+    plain = logits.double().log_softmax(-1)  # entropy and log-probability are the raw distribution's
+    assert samples.logprob.tolist() == pytest.approx(plain.gather(1, samples.token[:, None])[:, 0].tolist(), abs=1e-5)
+
+
+def test_ties_with_the_last_one_kept_stay(ops):
+    logits = torch.full((1, 8), -5.0)
+    logits[0, :4] = torch.tensor([2.0, 1.0, 1.0, 1.0])
+    drawn = set()
+    for seed in range(200):
+        params = make_sampling(1, top_k=2, seed=seed)
+        drawn.add(ops.sample(logits, params, classes_of(8)).token.item())
+    assert drawn == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}])
+def test_frequencies_are_the_distributions(ops, filters):
+    num_draws, logits = 4000, torch.tensor([1.0, 0.5, 0.0, -1.0, 2.0, -3.0])
+    params = make_sampling(num_draws, seed=7, position=torch.arange(num_draws), **filters)
+    tokens = ops.sample(logits.expand(num_draws, 6).contiguous(), params, classes_of(6)).token
+    probs = logits.softmax(-1)
+    if filters:
+        probs = probs.where(torch.tensor([True, True, False, False, True, False]), 0)
+    expected = probs / probs.sum() * num_draws
+    observed = torch.bincount(tokens, minlength=6)
+    assert (observed[expected == 0] == 0).all()
+    kept = expected > 0
+    chi_square = ((observed[kept] - expected[kept]) ** 2 / expected[kept]).sum()
+    assert chi_square < 20.5  # 5 degrees of freedom: 0.1%
+
+
+def test_the_random_number_depends_on_nothing_else(ops):
+    logits = random_logits(6, 989, 1.0)
+    params = make_sampling(6, temperature=0.9, seed=torch.arange(6), position=torch.arange(6) + 100)
+    together = ops.sample(logits, params, classes_of(989))
+    for row in (5, 2, 0):
+        alone = make_sampling(1, temperature=0.9, seed=row, position=row + 100)
+        single = ops.sample(logits[row : row + 1], alone, classes_of(989))
+        assert single.token.item() == together.token[row].item()
+        assert single.entropy.item() == together.entropy[row].item()
+    moved = make_sampling(6, temperature=0.9, seed=torch.arange(6), position=torch.arange(6) + 101)
+    assert ops.sample(logits, moved, classes_of(989)).token.tolist() != together.token.tolist()
+
+
+def test_top_logprobs(ops):
+    logits = random_logits(3, 111)
+    logits[1, 5:9] = 50.0
+    values, ids = ops.top_logprobs(logits, 4)
+    assert ids[1].tolist() == [5, 6, 7, 8]
+    torch.testing.assert_close(values, logits.log_softmax(-1).topk(4).values)
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
+def test_philox_known_answers(counter, key, words):
+    ours = philox(tuple(torch.tensor([word]) for word in counter), tuple(key))
+    assert [int(word) for word in ours] == words
+    native = (ctypes.c_uint32 * 4)()
+    assert load_library().glimp_philox((ctypes.c_uint32 * 4)(*counter), (ctypes.c_uint32 * 2)(*key), native) == 0
+    assert list(native) == words
+
+
+def test_noise_is_exponential():
+    noise = exponential_noise(200_000, seed=3, sequence_index=0, position=9, dtype=torch.float32)
+    assert noise.min() > 0
+    assert noise.mean().item() == pytest.approx(1, abs=0.01)
+    assert (noise > 3).float().mean().item() == pytest.approx(math.exp(-3), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": torch.ones(2)}, "params.temperature"),
+        ({"seed": torch.zeros(1, dtype=torch.int32)}, "params.seed"),
+        ({"seen_start": torch.zeros(1, dtype=torch.int32)}, "params.seen_start"),
+        ({"seen_start": torch.tensor([0, 1], dtype=torch.int32), "seen_ids": torch.tensor([500]),
+          "seen_counts": torch.ones(1, dtype=torch.int32)}, "outside the vocabulary"),
+    ],
+)  # fmt: skip
+def test_native_refuses_what_does_not_fit(change, message):
+    params = dataclasses.replace(make_sampling(1), **change)
+    with pytest.raises(ValueError, match=message):
+        NativeOps().sample(torch.zeros(1, 111), params, classes_of(111))
+    with pytest.raises(ValueError, match="token_class"):
+        NativeOps().sample(torch.zeros(1, 111), make_sampling(1), classes_of(110))
