@@ -16,7 +16,8 @@ demo: .venv/installed
 test: .venv/installed-for-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/python setup.py --quiet build_py --build-lib build/typed
+	cd build/typed && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p glimp_engine
 	.venv/bin/pytest
 
 .venv/installed: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/cpu/*)

@@ -135,7 +135,8 @@ def open_safetensors(file: Path) -> Iterable[tuple[str, StoredTensor]]:
     def reader(name: str) -> Callable[[], Tensor]:
         def read() -> Tensor:
             with safe_open(file, framework="pt") as handle:
-                return handle.get_tensor(name)
+                tensor: Tensor = handle.get_tensor(name)
+                return tensor
 
         return read
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from glimp_engine.errors import CapacityError
-from glimp_engine.model import ModelConfig
+from glimp_engine.model_config import ModelConfig
 
 __all__ = ["KVStore", "num_pages_within", "page_bytes"]
 

@@ -132,7 +132,7 @@ class Decoder:
         config = self.config
         qkv = self.ops.linear(x, layer.qkv.weight, layer.qkv.bias)
         heads = qkv.view(len(x), config.num_heads + 2 * config.num_kv_heads, config.head_dim)
-        q, k, v = heads.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
+        q, k, v = torch.split(heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
         q = self.ops.rope_and_store(
             q, k, v, self.cos_sin, batch, k_cache, v_cache, layer.q_norm, layer.k_norm, config.rms_norm_eps
         )

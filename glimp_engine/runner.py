@@ -8,7 +8,7 @@ from torch import Tensor
 from glimp_engine.batch import Batch
 from glimp_engine.kernels import Attention, Ops
 from glimp_engine.kv_store import KVStore
-from glimp_engine.model import ModelConfig
+from glimp_engine.model_config import ModelConfig
 from glimp_engine.transcript import SampledToken
 
 __all__ = ["Forward", "ModelRunner"]

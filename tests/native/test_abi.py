@@ -52,5 +52,3 @@ def test_a_missing_or_foreign_library_is_a_config_error(tmp_path):
     (tmp_path / "libglimp.so").write_bytes(b"no library")
     with pytest.raises(ConfigError, match="reference"):
         load_library(tmp_path / "libglimp.so")
-
-
