@@ -115,32 +115,44 @@ def last_output(events: Iterator[Event]) -> RequestOutput:
 
 def show(events: Iterator[Event], console: Console) -> RequestOutput:
     """Print the answer as it comes, each step in its model's colour with its entropy in the margin."""
-    pending_margin = ""
+    answer = AnswerPrinter(console)
     for event in events:
         if isinstance(event, StepStart):
-            pending_margin = margin(event.step)
-        elif isinstance(event, (Token, Finish)):
-            colour = COLOURS[event.model] if isinstance(event, Token) else COLOURS[None]
-            text = event.text if not pending_margin else event.text.lstrip("\n")
-            if text:
-                lead = f"{pending_margin:<{MARGIN}}" if pending_margin else ""
-                console.print(Styled(lead, "dim") + Styled(indented(text), colour), end="", soft_wrap=True)
-                pending_margin = ""
-        if isinstance(event, Finish) and event.output is not None:
+            answer.start_step(event.step)
+        elif isinstance(event, Token):
+            answer.write(event.text, COLOURS[event.model])
+        elif isinstance(event, Finish) and event.output is not None:
+            answer.write(event.text, COLOURS[None])
             console.print()
             return event.output
     raise AssertionError("the events ended before the request did")
 
 
-def margin(step: Step) -> str:
-    """The model that writes the step, and the entropy of its glimpse."""
-    entropy = "    -" if step.entropy is None else f"{step.entropy:5.2f}"
-    return f"{step.model!s:<5} {entropy} | "
+class AnswerPrinter:
+    """Puts the steps below each other; newlines wait until it's known what follows them."""
 
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lead = ""
+        self._held = ""
+        self._is_first = True
 
-def indented(text: str) -> str:
-    """The text, its lines beginning at the right of the margin."""
-    return text.replace("\n", "\n" + " " * MARGIN)
+    def start_step(self, step: Step) -> None:
+        """The next text begins on a line of its own, with the step's model and entropy before it."""
+        entropy = "-" if step.entropy is None else f"{step.entropy:.2f}"
+        self._lead = ("" if self._is_first else "\n\n") + f"{step.model!s:<5} {entropy:>5} | "
+        self._held = ""
+        self._is_first = False
+
+    def write(self, text: str, colour: str) -> None:
+        """Print a piece of the step."""
+        text = self._held + text
+        shown = text.rstrip("\n").lstrip("\n" if self._lead else "")
+        self._held = text[len(text.rstrip("\n")) :]
+        if shown:
+            indented = shown.replace("\n", "\n" + " " * MARGIN)
+            self._console.print(Styled(self._lead, "dim") + Styled(indented, colour), end="", soft_wrap=True)
+            self._lead = ""
 
 
 def show_summary(output: RequestOutput, stats: Stats, seconds: float, console: Console) -> None:

@@ -195,10 +195,11 @@ class PageTable:
         self._seal(tokens)
 
     def next_run(self, model: int, num_tokens: int) -> tuple[int, int]:
-        """(start, end) of the first positions below num_tokens that the model has not seen; start == end if none."""
+        """(start, end) of the first held positions below num_tokens that the model has not seen; equal if none."""
         if self._num_unfills != self.pool.num_unfills:
             self._cursor, self._num_unfills = [0] * len(self._cursor), self.pool.num_unfills
         size, filled = self.pool.page_size, self.pool.filled[model]
+        num_tokens = min(num_tokens, len(self.pages) * size)
         start = self._cursor[model]
         while start < num_tokens and start % size < filled[self.pages[start // size]]:
             start += filled[self.pages[start // size]] - start % size
