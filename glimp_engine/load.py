@@ -86,7 +86,7 @@ def plan_memory(models: list[LoadedModel], dictionary: Dictionary, config: Engin
     if max_model_len > capacity:
         raise CapacityError(
             f"max_model_len is {max_model_len} tokens; {num_pages} pages of {size} hold {capacity}: "
-            f"raise kv_cache_bytes above {-(-max_model_len // size) * num_streams * bytes_per_page}"
+            f"raise kv_cache_bytes to {-(-max_model_len // size) * num_streams * bytes_per_page}"
         )
     log.info(
         "K/V: %d bytes // (%d tokens a page * %d bytes a token of all models) = %d pages, %d tokens a sequence at most",

@@ -1,0 +1,84 @@
+"""Real checkpoints: the same ids as transformers, and both ends of the threshold."""
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from glimp_engine import Engine, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly
+
+pytestmark = pytest.mark.real
+
+PROMPTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n",
+    "Natalia sold 48 clips in April and half as many in May. Altogether she sold",
+    "Water boils at",
+    "Once upon a time there was a",
+]
+GREEDY = SamplingParams(temperature=0, max_tokens=64)
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=5)
+
+
+def token_ids(outputs):
+    return [output.outputs[0].token_ids for output in outputs]
+
+
+def routing(router):
+    return RoutingParams(router=router, stop_repeated_steps=False)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen-small", "qwen-large"])
+def test_64_greedy_tokens_equal_transformers(real_models, name):
+    path = real_models[name]
+    engine = Engine(path, kv_cache_bytes=64 << 20)
+    outputs = engine.generate(PROMPTS, GREEDY, routing(SmallOnly()), use_tqdm=False)
+    del engine
+    hf = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    for output in outputs:
+        ids = output.prompt_token_ids + output.outputs[0].token_ids
+        with torch.inference_mode():
+            logits = hf(torch.tensor([ids])).logits[0]
+        # teacher forcing: each id is the argmax after the ids before it, so greedy decoding gives the same ids
+        expected = logits[len(output.prompt_token_ids) - 1 : -1].argmax(-1).tolist()
+        assert output.outputs[0].token_ids == expected
+        assert len(expected) == 64 or output.outputs[0].finish_reason == "stop"
+
+
+@pytest.fixture(scope="module")
+def pair(real_models):
+    return Engine(real_models["smollm2"], real_models["qwen-small"], kv_cache_bytes=128 << 20)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_the_ends_of_a_pair_with_two_vocabularies(pair, sampling):
+    prompts, sampling = PROMPTS[:2], dataclasses.replace(sampling, max_tokens=16)
+    for router, end in ((GlimpRouter(float("inf")), SmallOnly()), (GlimpRouter(0.0), LargeOnly())):
+        routed = pair.generate(prompts, sampling, routing(router), use_tqdm=False)
+        assert token_ids(routed) == token_ids(pair.generate(prompts, sampling, routing(end), use_tqdm=False))
+
+
+def test_both_models_of_a_pair_solve_a_problem(pair):
+    messages = [{"role": "user", "content": "A pen costs 3 dollars. How much do 7 pens cost? Think step by step."}]
+    output = pair.generate(messages, SamplingParams(temperature=0, max_tokens=80), use_tqdm=False)[0]
+    completion = output.outputs[0]
+    assert {step.model for step in completion.steps} == set(Model)
+    assert all(step.entropy is not None for step in completion.steps)
+    assert pair.stats().recomputed_tokens == 0
+
+
+def test_twenty_problems_at_once_give_what_each_gives_alone(pair):
+    problems = [f"A box holds {i} pens. How many pens are in {i + 3} boxes? Think step by step." for i in range(20)]
+    chats = [[{"role": "user", "content": problem}] for problem in problems]
+    sampling, before = SamplingParams(temperature=0, max_tokens=24), pair.stats()
+    together = pair.generate(chats, sampling, use_tqdm=False)
+    after = pair.stats()
+    assert after.recomputed_tokens == 0
+    assert after.num_free_pages + after.num_cached_pages == after.num_pages
+    steps = [output.outputs[0].steps for output in together]
+    after_large = sum(a.model is Model.LARGE for each in steps for a, _ in pairwise(each))
+    assert after.glimpse_forwards - before.glimpse_forwards == len(chats) + after_large
+    for chat, output in zip(chats[::5], together[::5], strict=True):
+        assert token_ids(pair.generate(chat, sampling, use_tqdm=False)) == token_ids([output])
