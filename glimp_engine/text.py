@@ -38,7 +38,7 @@ class Text:
         num_tokens = min(max(*self._backend.get_vocab(with_added_tokens=True).values(), 0) + 1, vocab_size)
         self.tokens: list[str | None] = [self._backend.id_to_token(i) for i in range(num_tokens)]
         self.added_ids = frozenset(added)
-        is_byte_level, self._strips_space = read_decoder(self._backend)
+        is_byte_level = has_byte_level_decoder(self._backend)
         self.token_bytes = [
             added[i].content.encode() if i in added else ordinary_bytes(token or "", is_byte_level)
             for i, token in enumerate(self.tokens)
@@ -84,7 +84,8 @@ class Text:
         Raises: RequestError when a message is malformed, or the model has no template, or the template refuses them.
         """
         for i, message in enumerate(messages):
-            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            is_message = isinstance(message, dict) and isinstance(message.get("role"), str)
+            if not is_message or not isinstance(message.get("content"), (str, list)):
                 raise RequestError(f"messages[{i}] is {message!r}; allowed: a dict with role and content")
         if not self._tokenizer.chat_template:
             raise RequestError("prompt is a list of messages, and the model has no chat template; allowed: text")
@@ -101,7 +102,7 @@ class Text:
         return "".join(map(detokenizer.push, token_ids)) + detokenizer.flush()
 
     def detokenizer(self) -> Detokenizer:
-        """A new incremental decoder for one sequence's output."""
+        """A new incremental decoder for one sequence's output, which goes on where a prompt ends."""
         return Detokenizer(self._written, strips_leading_space=False)
 
     def is_thinking_open(self, token_ids: Sequence[int]) -> bool:
@@ -144,7 +145,7 @@ def read_directory(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
 
 
 def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """The tokenizer of a GGUF file, and its end token."""
+    """The tokenizer of a GGUF file, and its end tokens."""
     metadata = read_gguf_header(path).metadata
     tokens = metadata.get("tokenizer.ggml.tokens", [])
     named = {
@@ -158,15 +159,14 @@ def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
         clean_up_tokenization_spaces=False,
         **named,
     )
-    end_id = metadata.get("tokenizer.ggml.eos_token_id")
-    return tokenizer, [] if end_id is None else [end_id]
+    ends = (metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom"))
+    return tokenizer, [end_id for end_id in ends if end_id is not None]
 
 
-def read_decoder(backend: Tokenizer) -> tuple[bool, bool]:
-    """(whether tokens are byte-level, whether a text's first space is stripped)."""
+def has_byte_level_decoder(backend: Tokenizer) -> bool:
+    """Whether tokens are written in GPT-2's alphabet of bytes."""
     state = {} if backend.decoder is None else json.loads(backend.decoder.__getstate__())
-    kinds = {part["type"] for part in state.get("decoders", [state]) if part}
-    return "ByteLevel" in kinds, bool({"Strip", "Metaspace"} & kinds)
+    return "ByteLevel" in {part["type"] for part in state.get("decoders", [state]) if part}
 
 
 def ordinary_bytes(token: str, is_byte_level: bool) -> bytes:
