@@ -85,8 +85,10 @@ class Engine:
         texts = self._dictionary.texts
         voices = [make_voice(loaded, text, skip_code_fences) for loaded, text in zip(models, texts, strict=False)]
         self._voices = (voices[0], voices[-1])
+        vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
+        forbidden_ids = [self._dictionary.unknown_to_other(model, vocab_sizes) for model in Model]
         self._runners = [
-            make_runner(loaded, Model(which), voices[which], self._dictionary, memory, page_size, op_set)
+            make_runner(loaded, voices[which], forbidden_ids[which], memory, page_size, op_set)
             for which, loaded in enumerate(models)
         ]
         self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))

@@ -13,7 +13,6 @@ from glimp_engine.errors import CapacityError, ConfigError
 from glimp_engine.kernels import Ops
 from glimp_engine.kv_store import KVStore, num_pages_within, page_bytes
 from glimp_engine.model import Decoder
-from glimp_engine.routers import Model
 from glimp_engine.runner import Forward, ModelRunner
 from glimp_engine.streams import Dictionary
 from glimp_engine.text import Text, relate
@@ -111,11 +110,11 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
 
 
 def make_runner(
-    loaded: LoadedModel, which: Model, voice: Voice, dictionary: Dictionary, memory: Memory, page_size: int, ops: Ops
+    loaded: LoadedModel, voice: Voice, forbidden_ids: list[int], memory: Memory, page_size: int, ops: Ops
 ) -> ModelRunner:
-    """The model with K/V tensors of its own and what it must not say."""
+    """The model with K/V tensors of its own and what it must not write."""
     model = loaded.model
     kv = KVStore(model.config, memory.num_pages, page_size, model.dtype, model.device)
     token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
-    forbidden = torch.tensor(dictionary.unknown_to_other(which), dtype=torch.int64, device=model.device)
+    forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
     return ModelRunner(model, ops, kv, token_class, forbidden)

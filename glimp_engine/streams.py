@@ -26,10 +26,15 @@ class Dictionary:
         table = self.pair.to_large if target is Model.LARGE else self.pair.to_small
         return token_ids if table is None else [table[token_id] for token_id in token_ids]
 
-    def unknown_to_other(self, model: Model) -> list[int]:
-        """The model's tokens that the other one has no word for, and so must not be written."""
-        table = self.pair.to_large if model is Model.SMALL else self.pair.to_small
-        return [] if table is None else [token_id for token_id, other in enumerate(table) if other < 0]
+    def unknown_to_other(self, model: Model, vocab_sizes: tuple[int, int]) -> list[int]:
+        """Ids that the model must not write, as the other one, who reads the same stream, doesn't have them."""
+        if self.pair.kind == "unrelated":
+            return []
+        if self.pair.kind == "identical":
+            return list(range(min(vocab_sizes), vocab_sizes[model]))  # padding that is wider than the other's
+        table = (self.pair.to_large if model is Model.SMALL else self.pair.to_small) or []
+        unmapped = [token_id for token_id, other in enumerate(table) if other < 0]
+        return unmapped + list(range(len(table), vocab_sizes[model]))
 
     def carry(self, token_ids: list[int], text: str, target: Model) -> list[int]:
         """What the other model has written, for the target to read: by the table if there is one, else its text."""

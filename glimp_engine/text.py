@@ -47,7 +47,10 @@ class Text:
         self.end_thinking_id = self._single_token(END_THINKING)
         thinking = {self.begin_thinking_id, self.end_thinking_id}
         special = {i for i, token in added.items() if token.special}
-        self._written = [b"" if i in special - thinking else b for i, b in enumerate(self.token_bytes)]
+        # padding ids, which models have beyond their tokens, write nothing
+        self._written = [b""] * vocab_size
+        for i, written in enumerate(self.token_bytes):
+            self._written[i] = b"" if i in special - thinking else written
         known = {i for i in special if self.tokens[i] in END_TOKENS}
         self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < num_tokens)
 
