@@ -135,7 +135,8 @@ class GlimpRouter:
         return SIGNALS[self.signal].num_top_logprobs
 
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
-        return Model.LARGE if SIGNALS[self.signal].measure(glimpse) >= self.threshold else Model.SMALL
+        uncertainty = max(SIGNALS[self.signal].measure(glimpse), 0.0)  # a rounding error is not below threshold 0
+        return Model.LARGE if uncertainty >= self.threshold else Model.SMALL
 
 
 @dataclass(frozen=True)

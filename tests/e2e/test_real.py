@@ -49,7 +49,7 @@ def test_64_greedy_tokens_equal_transformers(real_models, name):
 
 @pytest.fixture(scope="module")
 def pair(real_models):
-    return Engine(real_models["smollm2"], real_models["qwen-small"], kv_cache_bytes=128 << 20)
+    return Engine(real_models["smollm2"], real_models["qwen-small"], kv_cache_bytes=512 << 20)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -1,0 +1,113 @@
+"""Routers below, at and above their thresholds; and what they measure, against the definitions."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glimp_engine import ConfigError, GlimpRouter, LargeOnly, Model, RandomRouter, SmallOnly
+from glimp_engine.routers import SIGNALS, Glimpse, RouteContext
+
+CONTEXT = RouteContext(seed=3, sequence_index=0, step_index=5)
+INF = math.inf
+
+
+def glimpse(probabilities):
+    """What the engine would tell of a distribution, with as many of its largest as any signal asks for."""
+    logprobs = sorted((math.log(p) if p else -INF for p in probabilities), reverse=True)
+    entropy = -math.fsum(p * math.log(p) for p in probabilities if p)
+    return Glimpse(entropy, token=0, logprob=logprobs[0], top_logprobs=tuple(logprobs[:20]))
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=30))
+def test_large_from_the_threshold_on(signal, weights):
+    total = sum(weights)
+    seen = glimpse([w / total for w in weights])
+    measured = max(SIGNALS[signal].measure(seen), 0.0)
+    assert GlimpRouter(measured, signal).decide(seen, CONTEXT) is Model.LARGE
+    assert GlimpRouter(math.nextafter(measured, INF), signal).decide(seen, CONTEXT) is Model.SMALL
+    if measured > 0:
+        assert GlimpRouter(math.nextafter(measured, 0), signal).decide(seen, CONTEXT) is Model.LARGE
+    assert GlimpRouter(INF, signal).decide(seen, CONTEXT) is Model.SMALL
+
+
+@pytest.mark.parametrize(
+    ("signal", "probabilities", "expected"),
+    [
+        ("entropy", [1.0], 0.0),
+        ("entropy", [0.25] * 4, math.log(4)),
+        ("entropy", [1 / 50] * 50, math.log(50)),
+        ("top20_entropy", [1 / 50] * 50, math.log(20)),  # renormalised
+        ("top20_entropy", [0.5, 0.5, 0.0, 0.0], math.log(2)),
+        ("max_probability", [0.7, 0.2, 0.1], 0.3),
+        ("margin", [0.7, 0.2, 0.1], 0.5),
+        ("margin", [1.0], 0.0),
+        ("margin", [0.5, 0.5], 1.0),
+    ],
+)
+def test_signals(signal, probabilities, expected):
+    assert SIGNALS[signal].measure(glimpse(probabilities)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("logprob", [0.0, -1e-9, 1e-7])  # in float32 the logarithm of 1 may round to above 0
+def test_threshold_0_is_always_large(signal, logprob):
+    sure = Glimpse(entropy=-1e-9, token=0, logprob=logprob, top_logprobs=(logprob, -INF))
+    assert GlimpRouter(0.0, signal).decide(sure, CONTEXT) is Model.LARGE
+
+
+def test_a_router_asks_for_what_its_signal_looks_at():
+    asked = {signal: GlimpRouter(1.0, signal).num_top_logprobs for signal in SIGNALS}
+    assert asked == {"entropy": 0, "top20_entropy": 20, "max_probability": 1, "margin": 2}
+
+
+def test_one_model_only():
+    for router, model in ((SmallOnly(), Model.SMALL), (LargeOnly(), Model.LARGE)):
+        assert router.only is router.decide(glimpse([0.5, 0.5]), CONTEXT) is model
+
+
+def contexts(count=2000):
+    return [
+        RouteContext(seed, sequence, step) for seed in range(count // 20) for sequence in (0, 1) for step in range(10)
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
+def test_random_at_a_rate(rate):
+    router = RandomRouter(rate)
+    share = sum(router.decide(glimpse([1.0]), context) is Model.LARGE for context in contexts()) / 2000
+    assert share == pytest.approx(rate, abs=0.04)
+
+
+def test_random_depends_on_place_and_seeds_alone():
+    routes = [
+        [RandomRouter(0.5, seed).decide(glimpse(p), c) for c in contexts()]
+        for seed in (0, 1)
+        for p in ([1.0], [0.5] * 2)
+    ]
+    assert routes[0] == routes[1] != routes[2] == routes[3]
+    by_seed, by_sequence, by_step = (
+        [RandomRouter(0.5).decide(glimpse([1.0]), RouteContext(*place)) for place in places]
+        for places in ([(i, 0, 0) for i in range(64)], [(0, i, 0) for i in range(64)], [(0, 0, i) for i in range(64)])
+    )
+    assert all(set(routes) == set(Model) for routes in (by_seed, by_sequence, by_step))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GlimpRouter(-0.1), r"threshold is -0.1; allowed: .*0"),
+        (lambda: GlimpRouter(math.nan), "threshold is nan"),
+        (lambda: GlimpRouter("1"), "threshold is '1'"),
+        (lambda: GlimpRouter(True), "threshold is True"),
+        (lambda: GlimpRouter(1.0, "surprise"), "signal is 'surprise'; allowed: entropy, top20_entropy"),
+        (lambda: RandomRouter(1.5), "rate is 1.5"),
+        (lambda: RandomRouter(-1), "rate is -1"),
+        (lambda: RandomRouter(math.nan), "rate is nan"),
+    ],
+)
+def test_bad_routers_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
