@@ -53,9 +53,9 @@ def open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     stored = {}
     for tensor in header.tensors:
         reader = make_reader(tensor, path)
-        heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(tensor.name.split(".")[-2], 0)
-        if is_llama and heads:
-            reader = unpermuted(reader, heads)
+        for part, num_heads in (("attn_q", config.num_heads), ("attn_k", config.num_kv_heads)):
+            if is_llama and f".{part}." in tensor.name:
+                reader = unpermuted(reader, num_heads)
         stored[rename(tensor.name)] = StoredTensor(path, tensor.shape, reader)
     return config, stored
 
@@ -141,7 +141,7 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointError(f"{path}: tensor token_embd.weight: expected, found none")
-    return ModelConfig(
+    config = ModelConfig(
         vocab_size=embedding.shape[0],
         hidden_size=hidden_size,
         intermediate_size=get("feed_forward_length"),
@@ -159,6 +159,8 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
         mlp_bias="blk.0.ffn_gate.bias" in tensors,
         qk_norm=family == "qwen3",
     )
+    config.check_heads(str(path))
+    return config
 
 
 def rope_scaling(metadata: Mapping[str, Any], family: str, context: int, path: Path) -> RopeScaling | None:

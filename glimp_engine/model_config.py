@@ -73,7 +73,7 @@ class ModelConfig:
             **(config.get("rope_scaling") or {}),
         }
         bias = bool(config.get("attention_bias", False))
-        return cls(
+        model_config = cls(
             vocab_size=get.integer("vocab_size"),
             hidden_size=hidden_size,
             intermediate_size=get.integer("intermediate_size"),
@@ -92,6 +92,17 @@ class ModelConfig:
             qk_norm=family == "qwen3",
             dtype=getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None),
         )
+        model_config.check_heads(where)
+        return model_config
+
+    def check_heads(self, where: str) -> None:
+        """Raise CheckpointError, which names `where`, unless queries come in whole groups and heads in two halves."""
+        if self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"{where}: num_key_value_heads is {self.num_kv_heads}; expected a divisor of {self.num_heads} heads"
+            )
+        if self.head_dim % 2:
+            raise CheckpointError(f"{where}: head_dim is {self.head_dim}; expected an even number")
 
 
 class Required:
@@ -103,7 +114,7 @@ class Required:
 
     def integer(self, key: str) -> int:
         value = self._values.get(key)
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(f"{self._where}: {key} is {value!r}; expected a positive integer")
         return value
 

@@ -150,14 +150,15 @@ def read_directory(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
 def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """The tokenizer of a GGUF file, and its end tokens."""
     metadata = read_gguf_header(path).metadata
-    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    backend = build_gguf_tokenizer(metadata, path)
+    tokens = metadata["tokenizer.ggml.tokens"]
     named = {
         f"{ours}_token": tokens[metadata[f"tokenizer.ggml.{theirs}_token_id"]]
         for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
-        if f"tokenizer.ggml.{theirs}_token_id" in metadata
+        if metadata.get(f"tokenizer.ggml.{theirs}_token_id", len(tokens)) < len(tokens)
     }
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=build_gguf_tokenizer(metadata, path),
+        tokenizer_object=backend,
         chat_template=metadata.get("tokenizer.chat_template"),
         clean_up_tokenization_spaces=False,
         **named,
