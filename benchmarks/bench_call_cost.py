@@ -1,20 +1,23 @@
 """What a call from Python into a native op costs: the budget of a forward is 5% of its time.
 
-Three ways: ctypes with its addresses taken from tensors at each call, as NativeOps.sample does; ctypes with addresses
-kept from before; a planned list of ops, prepared once and run by one call. The op itself does nothing: a sample of no
-rows, or a loop over structs in C.
+The ways: ctypes with addresses taken from tensors at each call, as NativeOps.sample does; ctypes with addresses kept
+from before; nanobind with either, or with the tensors themselves (where `pip install nanobind` has been run); a planned
+list of ops, prepared once and run by one call. The op itself does nothing.
 """
 
 import ctypes
+import importlib.util
 import subprocess
 import tempfile
 from pathlib import Path
+from sysconfig import get_path
+from typing import Any
 
 import torch
-from harness import measure, report
+from harness import measure, read_bandwidth, report
 
 NUM_OPS = 270  # of a forward of SmolLM2-135M: 30 layers of 9
-FORWARD_US = 4000.0  # of the same at the memory's speed
+WEIGHT_BYTES = 135e6 * 5 / 8  # of the same in Q4_1, which a forward reads once
 
 PLAN = r"""
 #include <stdint.h>
@@ -28,6 +31,18 @@ int32_t run_plan(const planned_op *ops, int64_t n) {
     return sum;
 }
 int32_t call(void *a, void *b, void *c, void *d, void *e, void *f, void *g, void *h, int64_t n) { return (int32_t)n; }
+"""
+
+
+NANOBIND = r"""
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+using T = nanobind::ndarray<>;
+using A = uintptr_t;
+NB_MODULE(nb_call, m) {
+    m.def("addresses", [](A, A, A, A, A, A, A, A, int64_t n) { return n; });
+    m.def("tensors", [](T, T, T, T, T, T, T, T, int64_t n) { return n; });
+}
 """
 
 
@@ -45,11 +60,33 @@ def compiled(directory: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+def with_nanobind(directory: str) -> Any:
+    """The functions above as a Python module; None without nanobind."""
+    if importlib.util.find_spec("nanobind") is None:
+        return None
+    import nanobind
+
+    source, library = Path(directory) / "nb_call.cpp", Path(directory) / "nb_call.so"
+    source.write_text(NANOBIND)
+    own = Path(nanobind.source_dir())
+    includes = [f"-I{p}" for p in (nanobind.include_dir(), own.parent / "ext/robin_map/include", get_path("include"))]
+    sources = [source, own / "nb_combined.cpp"]
+    flags = ["-O2", "-std=c++17", "-fvisibility=hidden", "-fno-strict-aliasing", "-DNDEBUG", "-shared", "-fPIC"]
+    subprocess.run(["c++", *flags, *includes, "-o", library, *sources], check=True)
+    spec = importlib.util.spec_from_file_location("nb_call", library)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    return module
+
+
 def main() -> None:
     """Measure and report, each as the cost of one op and of all the ops of a forward."""
     tensors = [torch.zeros(4) for _ in range(8)]
     addresses = [tensor.data_ptr() for tensor in tensors]
     plan = (PlannedOp * NUM_OPS)()
+    forward_us = WEIGHT_BYTES / read_bandwidth() * 1e6
     with tempfile.TemporaryDirectory() as directory:
         library = compiled(directory)
         call = library.call
@@ -70,6 +107,15 @@ def main() -> None:
             "planned list, one ctypes call": lambda: library.run_plan(plan, NUM_OPS),
             "torch.empty and a view, no call": lambda: [torch.empty(1, 576).view(1, 9, 64) for _ in range(NUM_OPS)],
         }
+        module = with_nanobind(directory)
+        if module is not None:
+            ways |= {
+                "nanobind, data_ptr at each call": lambda: [
+                    module.addresses(*[tensor.data_ptr() for tensor in tensors], 4) for _ in range(NUM_OPS)
+                ],
+                "nanobind, addresses kept": lambda: [module.addresses(*addresses, 4) for _ in range(NUM_OPS)],
+                "nanobind, tensors": lambda: [module.tensors(*tensors, 4) for _ in range(NUM_OPS)],
+            }
         cases = []
         for name, way in ways.items():
             timing = measure(way)
@@ -78,11 +124,11 @@ def main() -> None:
                     "case": name,
                     "us_per_op": timing["median_us"] / NUM_OPS,
                     "us_per_forward": timing["median_us"],
-                    "share_of_forward": timing["median_us"] / FORWARD_US,
+                    "share_of_forward": timing["median_us"] / forward_us,
                     **timing,
                 }
             )
-    report("call_cost", cases, {"forward_us": FORWARD_US, "budget_us": 0.05 * FORWARD_US})
+    report("call_cost", cases, {"forward_us": forward_us, "budget_us": 0.05 * forward_us})
 
 
 if __name__ == "__main__":

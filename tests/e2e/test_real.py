@@ -8,6 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from glimp_engine import Engine, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly
+from glimp_engine.config import EngineConfig
+from glimp_engine.load import load_models
 
 pytestmark = pytest.mark.real
 
@@ -48,8 +50,14 @@ def test_64_greedy_tokens_equal_transformers(real_models, name):
 
 
 @pytest.fixture(scope="module")
-def pair(real_models):
-    return Engine(real_models["smollm2"], real_models["qwen-small"], kv_cache_bytes=512 << 20)
+def two_vocabularies(real_models):
+    config = EngineConfig()
+    return load_models(real_models["smollm2"], real_models["qwen-small"], config, config.make_ops())
+
+
+@pytest.fixture(scope="module")
+def pair(two_vocabularies):
+    return Engine(*two_vocabularies, kv_cache_bytes=512 << 20)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -69,7 +77,7 @@ def test_both_models_of_a_pair_solve_a_problem(pair):
     assert pair.stats().recomputed_tokens == 0
 
 
-def test_twenty_problems_at_once_give_what_each_gives_alone(pair):
+def test_twenty_problems_at_once_give_what_each_gives_alone(pair, two_vocabularies):
     problems = [f"A box holds {i} pens. How many pens are in {i + 3} boxes? Think step by step." for i in range(20)]
     chats = [[{"role": "user", "content": problem}] for problem in problems]
     sampling, before = SamplingParams(temperature=0, max_tokens=24), pair.stats()
@@ -82,3 +90,10 @@ def test_twenty_problems_at_once_give_what_each_gives_alone(pair):
     assert after.glimpse_forwards - before.glimpse_forwards == len(chats) + after_large
     for chat, output in zip(chats[::5], together[::5], strict=True):
         assert token_ids(pair.generate(chat, sampling, use_tqdm=False)) == token_ids([output])
+
+    tight = Engine(*two_vocabularies, kv_cache_bytes=64 << 20)
+    assert token_ids(tight.generate(chats, sampling, use_tqdm=False)) == token_ids(together)
+    stats = tight.stats()
+    assert stats.preemptions > 0
+    assert stats.recomputed_tokens > 0
+    assert stats.num_free_pages + stats.num_cached_pages == stats.num_pages
