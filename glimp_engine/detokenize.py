@@ -3,8 +3,6 @@
 import codecs
 from collections.abc import Sequence
 
-from glimp_engine.errors import RequestError
-
 __all__ = ["Detokenizer", "StopStrings"]
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
@@ -16,28 +14,17 @@ class Detokenizer:
     Bytes that are no UTF-8 become U+FFFD, as in `bytes.decode(errors="replace")`.
     """
 
-    def __init__(self, written_bytes: Sequence[bytes], strips_leading_space: bool) -> None:
-        self._written_bytes = written_bytes
-        self._drops_space = strips_leading_space
+    def __init__(self, written_bytes: Sequence[bytes]) -> None:
+        self._written_bytes = written_bytes  # one entry a token id
         self._decoder = _new_decoder(errors="replace")
 
     def push(self, token_id: int) -> str:
         """The characters this token completes; the bytes of an unfinished one wait for the next token."""
-        written = self._written_bytes[token_id]
-        if self._drops_space and written:
-            written = written.removeprefix(b" ")
-            self._drops_space = False
-        return self._decoder.decode(written)
+        return self._decoder.decode(self._written_bytes[token_id])
 
     def flush(self) -> str:
         """What still waits: U+FFFD if the last character is cut short, else nothing."""
         return self._decoder.decode(b"", final=True)
-
-    def copy(self) -> "Detokenizer":
-        """A second sequence with the same text so far."""
-        other = Detokenizer(self._written_bytes, self._drops_space)
-        other._decoder.setstate(self._decoder.getstate())
-        return other
 
 
 class StopStrings:
@@ -48,9 +35,6 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Raises: RequestError if stops is a string, or holds an empty one or anything but strings."""
-        if isinstance(stops, str) or not all(isinstance(stop, str) and stop for stop in stops):
-            raise RequestError(f"stop: expected a list of non-empty strings, found {stops!r}")
         self.stops = tuple(stops)
         self.matched: str | None = None
         self._held = ""
@@ -73,12 +57,6 @@ class StopStrings:
         """The text held back for a stop that never came."""
         held, self._held = self._held, ""
         return held
-
-    def copy(self) -> "StopStrings":
-        """A second sequence with the same text so far."""
-        other = StopStrings(self.stops)
-        other.matched, other._held = self.matched, self._held
-        return other
 
     def _len_to_hold(self, text: str) -> int:
         """Length of the longest end of the text that begins a stop string."""

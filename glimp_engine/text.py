@@ -106,7 +106,7 @@ class Text:
 
     def detokenizer(self) -> Detokenizer:
         """A new incremental decoder for one sequence's output, which goes on where a prompt ends."""
-        return Detokenizer(self._written, strips_leading_space=False)
+        return Detokenizer(self._written)
 
     def is_thinking_open(self, token_ids: Sequence[int]) -> bool:
         """Whether the last <think> has not been closed."""
