@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -215,6 +216,23 @@ def test_a_hub_id_that_cannot_be_had_is_a_checkpoint_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="nobody/nothing: no such directory here, and the hub gave"):
         locate("nobody/nothing")
+
+
+def test_a_hub_id_is_fetched_without_pickles_or_code(path, monkeypatch):
+    fetched = {}
+    monkeypatch.setattr(
+        "glimp_engine.checkpoint.snapshot_download", lambda name, **o: fetched.update({name: o}) or path
+    )
+    assert locate("owner/some-model.v1") == path
+    patterns = fetched["owner/some-model.v1"]["allow_patterns"]
+    names = [
+        "model-00001-of-00002.safetensors",
+        "config.json",
+        "chat_template.jinja",
+        "pytorch_model.bin",
+        "modeling.py",
+    ]
+    assert [any(fnmatch(name, pattern) for pattern in patterns) for name in names] == [True, True, True, False, False]
 
 
 def test_paths_are_taken_as_they_are(path, monkeypatch):
