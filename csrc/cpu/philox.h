@@ -1,24 +1,30 @@
 // Philox4x32-10 and the exponential variates made of it; the same numbers as kernels/philox.py.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 namespace glimp {
 
+constexpr int kPhiloxRounds = 10;
+constexpr uint32_t kPhiloxStep0 = 0x9E3779B9u, kPhiloxStep1 = 0xBB67AE85u;
+
+inline void philox_round(uint32_t &c0, uint32_t &c1, uint32_t &c2, uint32_t &c3, uint32_t k0, uint32_t k1) {
+    const uint64_t a = uint64_t{0xD2511F53u} * c0, b = uint64_t{0xCD9E8D57u} * c2;
+    c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
+    c1 = static_cast<uint32_t>(b);
+    c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
+    c3 = static_cast<uint32_t>(a);
+}
+
 inline void philox(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    std::copy(counter, counter + 4, words);
     uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t a = uint64_t{0xD2511F53u} * c0, b = uint64_t{0xCD9E8D57u} * c2;
-        c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-        c1 = static_cast<uint32_t>(b);
-        c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-        c3 = static_cast<uint32_t>(a);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+        philox_round(words[0], words[1], words[2], words[3], k0, k1);
+        k0 += kPhiloxStep0, k1 += kPhiloxStep1;
     }
-    words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
 
 // An exponential variate of a random word; below 2^-8 the series is exact in float32.

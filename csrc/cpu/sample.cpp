@@ -23,6 +23,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int kLanes = 16;
 constexpr int kBlock = 64 * kLanes;  // values added up in float before they go into a double
+constexpr int kGroup = 4;  // tokens that share one Philox counter
+constexpr int kDraw = kLanes * kGroup;  // tokens whose random words are made together
 
 // exp(x) for x <= 0, to 2 ulp; below -87 it's 0. Without a branch, so that loops of it are vectorised.
 inline float exp_nonpositive(float x) {
@@ -92,6 +94,9 @@ GLIMP_CLONES Mass row_mass(const float *x, int64_t n, float max) {
     return mass;
 }
 
+// How many values a row's scratch holds: whole blocks of `draw`.
+int64_t padded(int64_t n) { return (n + kDraw - 1) / kDraw * kDraw; }
+
 int64_t first_equal(const float *x, int64_t n, float value) { return std::find(x, x + n, value) - x; }
 
 // z [V] becomes the penalised logits of row r.
@@ -144,30 +149,66 @@ float filter_threshold(const float *z, int64_t n, float max, const glimp_samplin
     return std::max(threshold, top_p_threshold(candidates, max, total, p.top_p[r]));
 }
 
-// Gumbel-max over the values of z [V] from the threshold on.
-int64_t draw(const float *z, int64_t n, float max, float threshold, const glimp_sampling &p, int64_t r) {
+GLIMP_CLONES float block_max(const float *z) {
+    float lanes[kLanes];
+    std::copy(z, z + kLanes, lanes);
+    for (int i = kLanes; i < kDraw; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] = std::max(lanes[j], z[i + j]);
+    return *std::max_element(lanes, lanes + kLanes);
+}
+
+// The random words of the tokens from 4 * first_group on: what glimp::philox gives, for all lanes together.
+GLIMP_CLONES void block_words(uint32_t first_group, uint32_t position, uint32_t sequence, const uint32_t key[2],
+                              uint32_t words[kDraw]) {
+    uint32_t c[kGroup][kLanes];
+    for (int j = 0; j < kLanes; ++j) c[0][j] = first_group + j, c[1][j] = position, c[2][j] = sequence, c[3][j] = 0;
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < glimp::kPhiloxRounds; ++round) {
+        for (int j = 0; j < kLanes; ++j) glimp::philox_round(c[0][j], c[1][j], c[2][j], c[3][j], k0, k1);
+        k0 += glimp::kPhiloxStep0, k1 += glimp::kPhiloxStep1;
+    }
+    for (int j = 0; j < kLanes; ++j)
+        for (int g = 0; g < kGroup; ++g) words[kGroup * j + g] = c[g][j];
+}
+
+// Which tokens of the block may score above `best`; false if none. A noise is at least the uniform it's made of, so
+// z - log(noise) >= best takes uniform <= exp(z - best): one cheap exp, with a margin for its rounding, spares two logs.
+GLIMP_CLONES bool may_win(const float *z, const uint32_t *words, float best, uint8_t *winners) {
+    uint8_t any = 0;
+    for (int i = 0; i < kDraw; ++i) {
+        const float bound = exp_nonpositive(std::min(z[i] - best, 0.0f)) * 1.0001f;
+        const float uniform = static_cast<float>(words[i]) * 0x1p-32f;
+        winners[i] = (z[i] >= best) | (uniform <= bound);
+        any |= winners[i];
+    }
+    return any != 0;
+}
+
+// Gumbel-max over the values of z [V] from the threshold on. z has room for a whole last block.
+int64_t draw(float *z, int64_t n, float max, float threshold, const glimp_sampling &p, int64_t r) {
     const uint64_t seed = static_cast<uint64_t>(p.seed[r]);
     const uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+    std::fill(z + n, z + padded(n), -kInfinity);
     float best = -kInfinity;
     int64_t best_id = n;
-    const auto consider = [&](int64_t group) {
-        const int64_t end = std::min<int64_t>(4, n - 4 * group);
-        float largest = -kInfinity;
-        for (int64_t j = 0; j < end; ++j) largest = std::max(largest, z[4 * group + j]);
-        if (largest < threshold || largest + glimp::kMaxGumbel < best) return;
-        const uint32_t counter[4] = {static_cast<uint32_t>(group), static_cast<uint32_t>(p.position[r]),
-                                     static_cast<uint32_t>(p.sequence_index[r]), 0};
-        uint32_t words[4];
-        glimp::philox(counter, key, words);
-        for (int64_t j = 0; j < end; ++j) {
-            const int64_t id = 4 * group + j;
-            if (z[id] < threshold || z[id] == -kInfinity) continue;
-            const float score = z[id] - std::log(glimp::exponential(words[j]));
+    uint32_t words[kDraw];
+    uint8_t winners[kDraw];
+    const auto consider = [&](int64_t block) {
+        const float *values = z + kDraw * block;
+        const float largest = block_max(values);
+        if (largest < threshold || largest == -kInfinity || largest + glimp::kMaxGumbel < best) return;
+        block_words(static_cast<uint32_t>(kLanes * block), static_cast<uint32_t>(p.position[r]),
+                    static_cast<uint32_t>(p.sequence_index[r]), key, words);
+        if (!may_win(values, words, best, winners)) return;
+        for (int i = 0; i < kDraw; ++i) {
+            if (!winners[i] || values[i] < threshold || values[i] == -kInfinity) continue;
+            const int64_t id = kDraw * block + i;
+            const float score = values[i] - std::log(glimp::exponential(words[i]));
             if (score > best || (score == best && id < best_id)) best = score, best_id = id;
         }
     };
-    consider(first_equal(z, n, max) / 4);  // a good bound early spares most of the others their random numbers
-    for (int64_t group = 0; 4 * group < n; ++group) consider(group);
+    consider(first_equal(z, n, max) / kDraw);  // a good bound early spares most of the others their random numbers
+    for (int64_t block = 0; kDraw * block < n; ++block) consider(block);
     return best_id;
 }
 
@@ -179,7 +220,8 @@ int32_t choose(const float *x, int64_t n, float max, const glimp_sampling &p, in
                int64_t *token) {
     const bool has_seen = p.seen_start[r] != p.seen_start[r + 1];
     if (has_seen) {
-        scratch.assign(x, x + n);
+        scratch.resize(padded(n));
+        std::copy(x, x + n, scratch.data());
         if (const int32_t error = penalize(scratch.data(), n, p, r)) return error;
         x = scratch.data();
         max = row_max(x, n);
@@ -188,7 +230,7 @@ int32_t choose(const float *x, int64_t n, float max, const glimp_sampling &p, in
         *token = first_equal(x, n, max);
         return GLIMP_OK;
     }
-    scratch.resize(n);
+    scratch.resize(padded(n));
     divide(scratch.data(), x, n, p.temperature[r]);
     max = max / p.temperature[r];
     const float threshold = filter_threshold(scratch.data(), n, max, p, r);
