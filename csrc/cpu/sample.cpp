@@ -22,9 +22,9 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int kLanes = 16;
-constexpr int kBlock = 64 * kLanes;  // values added up in float before they go into a double
+constexpr int kChunk = 64 * kLanes;  // values added up in float before they go into a double
 constexpr int kGroup = 4;  // tokens that share one Philox counter
-constexpr int kDraw = kLanes * kGroup;  // tokens whose random words are made together
+constexpr int kBlockTokens = kLanes * kGroup;  // tokens of a block: their random words are made together
 
 // exp(x) for x <= 0, to 2 ulp; below -87 it's 0. Without a branch, so that loops of it are vectorised.
 inline float exp_nonpositive(float x) {
@@ -73,8 +73,8 @@ struct Mass {
 // What entropy and log-probability are made of. The order of the additions depends on n alone.
 GLIMP_CLONES Mass row_mass(const float *x, int64_t n, float max) {
     Mass mass = {0.0, 0.0};
-    for (int64_t begin = 0; begin < n; begin += kBlock) {
-        const int64_t end = std::min(n, begin + kBlock);
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+        const int64_t end = std::min(n, begin + kChunk);
         float total[kLanes] = {}, moment[kLanes] = {};
         int64_t i = begin;
         for (; i + kLanes <= end; i += kLanes)
@@ -94,8 +94,8 @@ GLIMP_CLONES Mass row_mass(const float *x, int64_t n, float max) {
     return mass;
 }
 
-// How many values a row's scratch holds: whole blocks of `draw`.
-int64_t padded(int64_t n) { return (n + kDraw - 1) / kDraw * kDraw; }
+// How many values a row's scratch holds: whole blocks.
+int64_t padded(int64_t n) { return (n + kBlockTokens - 1) / kBlockTokens * kBlockTokens; }
 
 int64_t first_equal(const float *x, int64_t n, float value) { return std::find(x, x + n, value) - x; }
 
@@ -109,6 +109,15 @@ int32_t penalize(float *z, int64_t vocab_size, const glimp_sampling &p, int64_t 
         z[id] = z[id] - p.frequency_penalty[r] * count - p.presence_penalty[r] * (count > 0 ? 1.0f : 0.0f);
     }
     return GLIMP_OK;
+}
+
+// The largest of a block's kBlockTokens values.
+GLIMP_CLONES float block_max(const float *z) {
+    float lanes[kLanes];
+    std::copy(z, z + kLanes, lanes);
+    for (int i = kLanes; i < kBlockTokens; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] = std::max(lanes[j], z[i + j]);
+    return *std::max_element(lanes, lanes + kLanes);
 }
 
 // The least value that top_p keeps of these candidates, whose mass is `total`; they're reordered.
@@ -126,16 +135,29 @@ float top_p_threshold(std::vector<float> &candidates, float max, double total, f
     return candidates.empty() ? -kInfinity : candidates.back();
 }
 
+// The values of z [V], padded with -inf, from `least` on.
+std::vector<float> values_from(const float *z, int64_t n, float least) {
+    std::vector<float> values;
+    for (int64_t begin = 0; begin < n; begin += kBlockTokens) {
+        if (block_max(z + begin) < least) continue;
+        for (int i = 0; i < kBlockTokens; ++i)
+            if (z[begin + i] >= least && z[begin + i] > -kInfinity) values.push_back(z[begin + i]);
+    }
+    return values;
+}
+
 // The least value of z [V] that min_p, top_k and top_p, in this order, leave. All cut by value, so ties stay together.
 float filter_threshold(const float *z, int64_t n, float max, const glimp_sampling &p, int64_t r) {
     float threshold = p.min_p[r] > 0 ? max + std::log(p.min_p[r]) : -kInfinity;
     const bool has_top_k = p.top_k[r] > 0 && p.top_k[r] < n, has_top_p = p.top_p[r] < 1;
     if (!has_top_k && !has_top_p) return threshold;
-    // what lies 30 nats below the best has less mass than float32 can tell, so top_p can leave it aside
-    const float least = has_top_k ? threshold : std::max(threshold, max - 30.0f);
-    std::vector<float> candidates;
-    for (int64_t i = 0; i < n; ++i)
-        if (z[i] >= least && z[i] > -kInfinity) candidates.push_back(z[i]);
+    if (!has_top_k && p.min_p[r] == 0) {
+        // all n values below max - d have less mass than n exp(-d): leave aside what top_p cuts off in any case
+        const double total = row_mass(z, n, max).total, rest = (1.0 - p.top_p[r]) * total;
+        std::vector<float> candidates = values_from(z, n, max - static_cast<float>(std::log(n / rest)) - 0.01f);
+        return top_p_threshold(candidates, max, total, p.top_p[r]);
+    }
+    std::vector<float> candidates = values_from(z, n, threshold);
     if (has_top_k && p.top_k[r] < static_cast<int64_t>(candidates.size())) {
         const auto kth = candidates.begin() + (p.top_k[r] - 1);
         std::nth_element(candidates.begin(), kth, candidates.end(), std::greater<float>());
@@ -149,17 +171,9 @@ float filter_threshold(const float *z, int64_t n, float max, const glimp_samplin
     return std::max(threshold, top_p_threshold(candidates, max, total, p.top_p[r]));
 }
 
-GLIMP_CLONES float block_max(const float *z) {
-    float lanes[kLanes];
-    std::copy(z, z + kLanes, lanes);
-    for (int i = kLanes; i < kDraw; i += kLanes)
-        for (int j = 0; j < kLanes; ++j) lanes[j] = std::max(lanes[j], z[i + j]);
-    return *std::max_element(lanes, lanes + kLanes);
-}
-
 // The random words of the tokens from 4 * first_group on: what glimp::philox gives, for all lanes together.
 GLIMP_CLONES void block_words(uint32_t first_group, uint32_t position, uint32_t sequence, const uint32_t key[2],
-                              uint32_t words[kDraw]) {
+                              uint32_t words[kBlockTokens]) {
     uint32_t c[kGroup][kLanes];
     for (int j = 0; j < kLanes; ++j) c[0][j] = first_group + j, c[1][j] = position, c[2][j] = sequence, c[3][j] = 0;
     uint32_t k0 = key[0], k1 = key[1];
@@ -175,7 +189,7 @@ GLIMP_CLONES void block_words(uint32_t first_group, uint32_t position, uint32_t 
 // z - log(noise) >= best takes uniform <= exp(z - best): one cheap exp, with a margin for its rounding, spares two logs.
 GLIMP_CLONES bool may_win(const float *z, const uint32_t *words, float best, uint8_t *winners) {
     uint8_t any = 0;
-    for (int i = 0; i < kDraw; ++i) {
+    for (int i = 0; i < kBlockTokens; ++i) {
         const float bound = exp_nonpositive(std::min(z[i] - best, 0.0f)) * 1.0001f;
         const float uniform = static_cast<float>(words[i]) * 0x1p-32f;
         winners[i] = (z[i] >= best) | (uniform <= bound);
@@ -184,31 +198,30 @@ GLIMP_CLONES bool may_win(const float *z, const uint32_t *words, float best, uin
     return any != 0;
 }
 
-// Gumbel-max over the values of z [V] from the threshold on. z has room for a whole last block.
-int64_t draw(float *z, int64_t n, float max, float threshold, const glimp_sampling &p, int64_t r) {
+// Gumbel-max over the values of z [V], padded with -inf, from the threshold on.
+int64_t draw(const float *z, int64_t n, float max, float threshold, const glimp_sampling &p, int64_t r) {
     const uint64_t seed = static_cast<uint64_t>(p.seed[r]);
     const uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-    std::fill(z + n, z + padded(n), -kInfinity);
     float best = -kInfinity;
     int64_t best_id = n;
-    uint32_t words[kDraw];
-    uint8_t winners[kDraw];
+    uint32_t words[kBlockTokens];
+    uint8_t winners[kBlockTokens];
     const auto consider = [&](int64_t block) {
-        const float *values = z + kDraw * block;
+        const float *values = z + kBlockTokens * block;
         const float largest = block_max(values);
         if (largest < threshold || largest == -kInfinity || largest + glimp::kMaxGumbel < best) return;
         block_words(static_cast<uint32_t>(kLanes * block), static_cast<uint32_t>(p.position[r]),
                     static_cast<uint32_t>(p.sequence_index[r]), key, words);
         if (!may_win(values, words, best, winners)) return;
-        for (int i = 0; i < kDraw; ++i) {
+        for (int i = 0; i < kBlockTokens; ++i) {
             if (!winners[i] || values[i] < threshold || values[i] == -kInfinity) continue;
-            const int64_t id = kDraw * block + i;
+            const int64_t id = kBlockTokens * block + i;
             const float score = values[i] - std::log(glimp::exponential(words[i]));
             if (score > best || (score == best && id < best_id)) best = score, best_id = id;
         }
     };
-    consider(first_equal(z, n, max) / kDraw);  // a good bound early spares most of the others their random numbers
-    for (int64_t block = 0; kDraw * block < n; ++block) consider(block);
+    consider(first_equal(z, n, max) / kBlockTokens);  // a good bound early spares most of the others their random numbers
+    for (int64_t block = 0; kBlockTokens * block < n; ++block) consider(block);
     return best_id;
 }
 
@@ -232,6 +245,7 @@ int32_t choose(const float *x, int64_t n, float max, const glimp_sampling &p, in
     }
     scratch.resize(padded(n));
     divide(scratch.data(), x, n, p.temperature[r]);
+    std::fill(scratch.begin() + n, scratch.end(), -kInfinity);
     max = max / p.temperature[r];
     const float threshold = filter_threshold(scratch.data(), n, max, p, r);
     *token = draw(scratch.data(), n, max, threshold, p, r);
