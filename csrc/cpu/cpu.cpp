@@ -1,0 +1,90 @@
+// Which code paths there are, which of them this processor can run, and the life of a glimp_cpu.
+
+#include "cpu.h"
+
+#include <new>
+
+namespace glimp {
+
+#define GLIMP_DECLARE(path)                   \
+    namespace path {                          \
+    extern const ElementwiseKernels kElementwise; \
+    extern const LinearKernels kLinear;       \
+    extern const AttentionKernels kAttention; \
+    extern const VocabularyKernels kVocabulary; \
+    }
+GLIMP_DECLARE(portable)
+#ifdef GLIMP_X86
+GLIMP_DECLARE(avx2)
+GLIMP_DECLARE(avx512)
+GLIMP_DECLARE(avx512_vnni)
+#endif
+
+namespace {
+
+#define GLIMP_KERNELS(id, path) {id, path::kElementwise, path::kLinear, path::kAttention, path::kVocabulary}
+const Kernels kPaths[] = {
+#ifdef GLIMP_X86
+    GLIMP_KERNELS(GLIMP_PATH_AVX512_VNNI, avx512_vnni),
+    GLIMP_KERNELS(GLIMP_PATH_AVX512, avx512),
+    GLIMP_KERNELS(GLIMP_PATH_AVX2, avx2),
+#endif
+    GLIMP_KERNELS(GLIMP_PATH_PORTABLE, portable),
+};
+
+bool can_run(int32_t path) {
+    if (path == GLIMP_PATH_PORTABLE) return true;
+#ifdef GLIMP_X86
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (path == GLIMP_PATH_AVX2) return has_avx2;
+    if (path == GLIMP_PATH_AVX512) return has_avx512;
+    if (path == GLIMP_PATH_AVX512_VNNI) return has_avx512 && __builtin_cpu_supports("avx512vnni");
+#endif
+    return false;
+}
+
+}  // namespace
+
+const Kernels *find_kernels(int32_t path) {
+    for (const Kernels &kernels : kPaths)  // the best first
+        if ((path == GLIMP_PATH_BEST || path == kernels.path) && can_run(kernels.path)) return &kernels;
+    return nullptr;
+}
+
+void *Scratch::reserve(int64_t num_bytes) {
+    if (num_bytes > num_bytes_) {
+        std::free(data_);
+        num_bytes_ = 0;
+        const int64_t rounded = (num_bytes + 63) / 64 * 64;
+        data_ = std::aligned_alloc(64, static_cast<size_t>(rounded));
+        if (!data_) throw std::bad_alloc();
+        num_bytes_ = rounded;
+    }
+    return data_;
+}
+
+}  // namespace glimp
+
+extern "C" {
+
+int32_t glimp_cpu_create(int32_t num_threads, int32_t path, glimp_cpu **cpu) {
+    if (!cpu) return GLIMP_NULL_POINTER;
+    *cpu = nullptr;
+    if (num_threads < 1 || num_threads > 1024) return GLIMP_BAD_SIZE;
+    const glimp::Kernels *kernels = glimp::find_kernels(path);
+    if (!kernels) return GLIMP_UNSUPPORTED_PATH;
+    try {
+        *cpu = new glimp_cpu(num_threads, *kernels);
+    } catch (...) {  // no memory, or no threads
+        return GLIMP_OUT_OF_MEMORY;
+    }
+    return GLIMP_OK;
+}
+
+void glimp_cpu_destroy(glimp_cpu *cpu) { delete cpu; }
+
+int32_t glimp_cpu_path(const glimp_cpu *cpu) { return cpu ? cpu->kernels.path : GLIMP_PATH_BEST; }
+}

@@ -1,0 +1,91 @@
+#include "threads.h"
+
+#include <chrono>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#define GLIMP_PAUSE() _mm_pause()
+#elif defined(__aarch64__)
+#define GLIMP_PAUSE() asm volatile("yield")
+#else
+#define GLIMP_PAUSE() ((void)0)
+#endif
+
+namespace glimp {
+
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(100);  // longer than any pause between the ops of a forward
+constexpr int kPausesPerLook = 4;
+
+}  // namespace
+
+Threads::Threads(int num_threads) {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+Threads::~Threads() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        is_over_ = true;
+    }
+    has_work_.notify_all();
+    for (std::thread &worker : workers_) worker.join();
+}
+
+// Whether the condition came true within the time that a thread may spin.
+template <class Condition>
+bool Threads::spin_until(Condition condition) const {
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (condition()) return true;
+            for (int j = 0; j < kPausesPerLook; ++j) GLIMP_PAUSE();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+void Threads::publish(int64_t num_tasks, Call call, void *task) {
+    call_ = call, task_ = task, num_tasks_ = num_tasks;
+    unfinished_.store(num_tasks, std::memory_order_relaxed);
+    unclaimed_.store(num_tasks);  // from here on workers may claim
+    if (num_asleep_.load() > 0) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        has_work_.notify_all();
+    }
+    while (claim_and_run(0)) {
+    }
+    const auto is_done = [this] { return unfinished_.load() == 0; };
+    if (spin_until(is_done)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    caller_sleeps_ = true;
+    is_done_.wait(lock, is_done);
+    caller_sleeps_ = false;
+}
+
+// Run one task, if any is left. A claim that comes late, when `unclaimed_` was set anew, is as good as any other.
+bool Threads::claim_and_run(int thread) {
+    if (unclaimed_.load(std::memory_order_relaxed) <= 0) return false;
+    const int64_t left = unclaimed_.fetch_sub(1, std::memory_order_acq_rel);
+    if (left <= 0) return false;
+    call_(task_, num_tasks_ - left, thread);
+    if (unfinished_.fetch_sub(1) == 1 && caller_sleeps_.load()) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        is_done_.notify_one();
+    }
+    return true;
+}
+
+void Threads::work(int thread) {
+    const auto has_work = [this] { return unclaimed_.load() > 0 || is_over_.load(); };
+    while (!is_over_.load()) {
+        if (claim_and_run(thread) || spin_until(has_work)) continue;
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++num_asleep_;
+        has_work_.wait(lock, has_work);
+        --num_asleep_;
+    }
+}
+
+}  // namespace glimp

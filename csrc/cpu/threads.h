@@ -1,0 +1,62 @@
+// A few threads that share the work of one op after the other, made for ops that take microseconds.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace glimp {
+
+// The calling thread and num_threads - 1 workers.
+//
+// Tasks are claimed one by one, so a thread that the system has taken off its core holds up at most the task that it
+// was at, and one that isn't there takes none. Waiting threads spin for a few dozen microseconds, then sleep.
+class Threads {
+  public:
+    explicit Threads(int num_threads);
+    ~Threads();
+    Threads(const Threads &) = delete;
+    Threads &operator=(const Threads &) = delete;
+
+    int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Calls task(index, thread) for every index below num_tasks, from several threads at once; returns when all have
+    // returned. The tasks must not throw. One call at a time.
+    template <class Task>
+    void run(int64_t num_tasks, Task &&task) {
+        if (num_tasks <= 0) return;
+        if (num_tasks == 1 || workers_.empty()) {
+            for (int64_t i = 0; i < num_tasks; ++i) task(i, 0);
+            return;
+        }
+        publish(num_tasks, [](void *t, int64_t index, int thread) { (*static_cast<Task *>(t))(index, thread); }, &task);
+    }
+
+  private:
+    using Call = void (*)(void *task, int64_t index, int thread);
+
+    void publish(int64_t num_tasks, Call call, void *task);
+    bool claim_and_run(int thread);
+    void work(int thread);
+    template <class Condition>
+    bool spin_until(Condition condition) const;
+
+    std::vector<std::thread> workers_;
+    int num_spins_;
+    // The work at hand. It's written before `unclaimed_` is set, and stays until `unfinished_` is 0.
+    Call call_ = nullptr;
+    void *task_ = nullptr;
+    int64_t num_tasks_ = 0;
+    alignas(64) std::atomic<int64_t> unclaimed_{0};  // below 0 when there were more claims than tasks
+    alignas(64) std::atomic<int64_t> unfinished_{0};
+    alignas(64) std::atomic<int> num_asleep_{0};
+    std::atomic<bool> caller_sleeps_{false};
+    std::atomic<bool> is_over_{false};
+    std::mutex mutex_;
+    std::condition_variable has_work_, is_done_;
+};
+
+}  // namespace glimp
