@@ -96,7 +96,9 @@ def describe(tensor: GGUFTensor, path: Path, num_heads: int | None) -> StoredTen
             return stored.view(FLOAT_TYPES[kind]).view(end - start, *rest)
         return stored.view(end - start, row_size)
 
-    return StoredTensor(path, tensor.shape, kind, load, None if num_heads is None else rotary_order(num_rows, num_heads))
+    return StoredTensor(
+        path, tensor.shape, kind, load, None if num_heads is None else rotary_order(num_rows, num_heads)
+    )
 
 
 def rotary_order(num_rows: int, num_heads: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from glimp_engine.arena import Arena, aligned
 from glimp_engine.errors import CapacityError
-from glimp_engine.kernels.abi import TYPES, CKV
+from glimp_engine.kernels.abi import CKV, TYPES
 from glimp_engine.model_config import ModelConfig
 
 __all__ = ["KVLayout", "KVStore", "num_pages_within"]

@@ -48,7 +48,7 @@ class NativeDecoder:
         # a forward of one token reads one row of an embedding that isn't the head too
         self.weight_bytes = total_bytes - (0 if head is embedding else embedding.data.nbytes)
         factors = by_name.get(FREQ_FACTORS)
-        self._cos_sin = cos_sin_table(config, self.device, factors and factors.data)
+        self._cos_sin = cos_sin_table(config, self.device, None if factors is None else factors.data)
         self._layers = (CLayer * config.num_layers)(*(layer_struct(by_name, i) for i in range(config.num_layers)))
         self._struct = CDecoder(
             num_layers=config.num_layers,
@@ -108,7 +108,7 @@ def layer_struct(by_name: dict[str, NativeWeight], i: int) -> CLayer:
 
     def norm(name: str) -> int | None:
         weight = by_name.get(f"{layer}{name}.weight")
-        return weight and weight.data.data_ptr()
+        return None if weight is None else weight.data.data_ptr()
 
     def matrix(name: str) -> CWeight:
         return by_name[f"{layer}{name}.weight"].struct(by_name.get(f"{layer}{name}.bias"))

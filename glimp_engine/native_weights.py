@@ -23,7 +23,10 @@ __all__ = ["NativeWeight", "NativeWeights", "read_weights"]
 
 log = logging.getLogger(__name__)
 
-WORD_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")  # their rows are tokens: int8 even where others are int4
+WORD_MATRICES = (
+    "model.embed_tokens.weight",
+    "lm_head.weight",
+)  # their rows are tokens: int8 even where others are int4
 CHUNK_VALUES = 1 << 20  # read at a time; 4 MB as float32, which the second cache level holds
 CHUNK_ROWS = 64  # ... in multiples of these: whole tiles of 16 rows, whose bytes are then a multiple of 64
 
@@ -39,7 +42,13 @@ class NativeWeight:
 
     def struct(self, bias: "NativeWeight | None" = None) -> CWeight:
         """glimp_weight; it holds addresses only."""
-        return CWeight(self.data.data_ptr(), bias and bias.data.data_ptr(), self.n, self.k, TYPES[self.type])
+        return CWeight(
+            data=self.data.data_ptr(),
+            bias=None if bias is None else bias.data.data_ptr(),
+            n=self.n,
+            k=self.k,
+            type=TYPES[self.type],
+        )
 
 
 @dataclass(frozen=True)
