@@ -23,10 +23,13 @@ struct Output {
     bool accumulate;  // add to what is there
 };
 
+// Bytes that a thread needs to unpack the tiles that it works on.
+constexpr int64_t unpacked_bytes(int64_t k) { return k / 32 * 2 * (8 * 64 + 2 * 64); }
+
 struct LinearKernels {
     // one row [k] of x as row t of `rows`; k is a multiple of 32
     void (*quantize)(const float *x, const QuantizedRows &rows, int64_t t);
-    // outputs of tiles first ... last - 1, 16 of them in each; scratch holds kScratchBytes
+    // outputs of tiles first ... last - 1, 16 of them in each; scratch holds unpacked_bytes(k)
     void (*quantized)(const glimp_weight &weight, const QuantizedRows &x, int64_t num_tokens, int64_t first,
                       int64_t last, const Output &out, void *scratch);
     // the same of a float type, x [T, k]
