@@ -4,6 +4,10 @@
 
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace glimp {
 
 #define GLIMP_DECLARE(path)                   \
@@ -32,6 +36,8 @@ const Kernels kPaths[] = {
     GLIMP_KERNELS(GLIMP_PATH_PORTABLE, portable),
 };
 
+constexpr int64_t kHugePage = 2 << 20;
+
 bool can_run(int32_t path) {
     if (path == GLIMP_PATH_PORTABLE) return true;
 #ifdef GLIMP_X86
@@ -58,9 +64,13 @@ void *Scratch::reserve(int64_t num_bytes) {
     if (num_bytes > num_bytes_) {
         std::free(data_);
         num_bytes_ = 0;
-        const int64_t rounded = (num_bytes + 63) / 64 * 64;
-        data_ = std::aligned_alloc(64, static_cast<size_t>(rounded));
+        const int64_t unit = num_bytes < kHugePage ? 64 : kHugePage, rounded = (num_bytes + unit - 1) / unit * unit;
+        data_ = std::aligned_alloc(static_cast<size_t>(unit), static_cast<size_t>(rounded));
         if (!data_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        // the rows of a wide output lie on as many small pages as there are rows, more than the TLB holds
+        if (unit == kHugePage) madvise(data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+#endif
         num_bytes_ = rounded;
     }
     return data_;

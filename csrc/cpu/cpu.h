@@ -52,6 +52,5 @@ struct glimp_cpu {
     std::mutex in_use;           // one call at a time
     glimp::Scratch forward;      // a forward's activations
     glimp::Scratch quantized;    // a linear's input as int8
-    glimp::Scratch unpacked;     // the tiles that each thread has unpacked
     glimp::Scratch partials;     // attention's partial results
 };

@@ -42,7 +42,6 @@ struct Packed {
     static constexpr bool kHasHalves = kType == GLIMP_Q6_K;
     static constexpr bool kHasShift =
         kType == GLIMP_Q4_1 || kType == GLIMP_Q5_1 || kType == GLIMP_Q4_K || kType == GLIMP_Q5_K;
-    static constexpr int kOffsetBits = kHasShift ? -1 : kBits - 1;  // kOffset is 2^kOffsetBits, or 0
     static constexpr int kOffset = kHasShift ? 0 : 1 << (kBits - 1);
 
     template <int j>
@@ -84,51 +83,11 @@ struct Packed {
     }
 };
 
-// The same block with a byte for each quant and float scales, as products of many rows read it again and again.
-// Types that look the same then have the same type here.
-template <int kBits, bool kWithHalves, bool kWithShift>
-struct Unpacked {
-    static constexpr int kMax = (1 << kBits) - 1;
-    static constexpr bool kHasHalves = kWithHalves, kHasShift = kWithShift;
-    static constexpr int kOffsetBits = kHasShift ? -1 : kBits - 1;
-    static constexpr int kBlockBytes = kVectors * kVectorBytes + (1 + kHasHalves + kHasShift) * 4 * kTileRows;
-
-    template <int j>
-    static U8 quants(const uint8_t *block) {
-        return load_bytes(block + j * kVectorBytes);
-    }
-    static Scales scales(const uint8_t *, const uint8_t *block) {
-        const auto *own = reinterpret_cast<const float *>(block + kVectors * kVectorBytes);
-        const F32 scale = load(own), next = kHasHalves || kHasShift ? load(own + kTileRows) : scale;
-        return {scale, next, next};
-    }
-    static int64_t tile_bytes(int64_t k) { return k / kBlock * kBlockBytes; }
-    static const uint8_t *super_of(const uint8_t *tile, int64_t) { return tile; }
-    static const uint8_t *block_of(const uint8_t *tile, int64_t b) { return tile + b * kBlockBytes; }
-};
-
-template <class Format>
-using UnpackedOf = Unpacked<Format::kBits, Format::kHasHalves, Format::kHasShift>;
-
+// A byte for each quant of a block: 8 vectors.
 template <class Format, int j = 0>
 inline void unpack_quants(const uint8_t *from, uint8_t *to) {
     store_bytes(to + j * kVectorBytes, Format::template quants<j>(from));
     if constexpr (j + 1 < kVectors) unpack_quants<Format, j + 1>(from, to);
-}
-
-// A whole tile for UnpackedOf<Format> to read.
-template <class Format>
-inline void unpack_tile(const uint8_t *tile, int64_t k, uint8_t *to) {
-    for (int64_t b = 0; b < k / kBlock; ++b) {
-        const uint8_t *from = Format::block_of(tile, b);
-        uint8_t *block = to + b * UnpackedOf<Format>::kBlockBytes;
-        unpack_quants<Format>(from, block);
-        const Scales scales = Format::scales(Format::super_of(tile, b), from);
-        auto *own = reinterpret_cast<float *>(block + kVectors * kVectorBytes);
-        store(own, scales.scale);
-        if constexpr (Format::kHasHalves) store(own + kTileRows, scales.second_half);
-        if constexpr (Format::kHasShift) store(own + kTileRows, scales.shift);
-    }
 }
 
 // Calls function(Packed<type>()) for the type at hand.

@@ -10,76 +10,74 @@ namespace glimp::GLIMP_PATH {
 
 namespace {
 
-// How many tiles and rows are multiplied in registers at a time. It changes no result.
+// How many tiles are multiplied at a time. It changes no result.
 #if defined(__AVX512F__)
-constexpr int kMaxTiles = 2, kMaxRows = 8;
-#elif defined(__AVX2__)
-constexpr int kMaxTiles = 1, kMaxRows = 4;
+constexpr int kMaxTiles = 2;
 #else
-constexpr int kMaxTiles = 1, kMaxRows = 2;
+constexpr int kMaxTiles = 1;
 #endif
 
 // Adds a block's products, in int32, for kTiles tiles and kRows rows.
 template <class Format, int kTiles, int kRows, int j, int kEnd>
-inline void dot_vectors(const uint8_t *const blocks[kTiles], const int8_t *q, int64_t k, I32 (&dots)[kTiles][kRows]) {
+GLIMP_INLINE void dot_vectors(const uint8_t *const blocks[kTiles], const int8_t *q, I32 (&dots)[kTiles][kRows]) {
     if constexpr (j < kEnd) {
         U8 weights[kTiles];
         for (int v = 0; v < kTiles; ++v) weights[v] = Format::template quants<j>(blocks[v]);
         for (int r = 0; r < kRows; ++r) {
             int32_t four;
-            std::memcpy(&four, q + r * k + 4 * j, 4);
+            std::memcpy(&four, q + 4 * (j * kRows + r), 4);
             const U8 x = set_quad(four);
             for (int v = 0; v < kTiles; ++v) dots[v][r] = dot4<Format::kMax>(dots[v][r], weights[v], x);
         }
-        dot_vectors<Format, kTiles, kRows, j + 1, kEnd>(blocks, q, k, dots);
+        dot_vectors<Format, kTiles, kRows, j + 1, kEnd>(blocks, q, dots);
     }
 }
 
 // What the sums of products begin with: -offset * sum(x), so that quants can be used as they're stored.
 template <class Format, int kTiles, int kRows>
-inline void begin_dots(const int32_t *sums, int64_t sums_per_row, int num_sums, I32 (&dots)[kTiles][kRows]) {
+GLIMP_INLINE void begin_dots(const int32_t *minus_sums, I32 (&dots)[kTiles][kRows]) {
     for (int r = 0; r < kRows; ++r) {
         I32 start = set(int32_t{0});
-        if constexpr (Format::kOffsetBits >= 0) {
-            int32_t sum = sums[r * sums_per_row];
-            if (num_sums == 2) sum += sums[r * sums_per_row + 1];
-            start = set(-sum * (1 << Format::kOffsetBits));
-        }
+        if constexpr (!Format::kHasShift) start = shift_left<Format::kBits - 1>(set(minus_sums[r]));
         for (int v = 0; v < kTiles; ++v) dots[v][r] = start;
     }
 }
 
-// acc [kTiles][kRows] of 16 outputs: the products of rows t ... t + kRows - 1 with tiles.
+// acc [kTiles][kRows] of 16 outputs: the products of a group of rows with tiles.
 template <class Format, int kTiles, int kRows>
-inline void multiply(const uint8_t *const tiles[kTiles], const QuantizedRows &x, int64_t t, F32 (&acc)[kTiles][kRows]) {
-    const int64_t k = x.k, num_blocks = k / kBlock;
-    for (int v = 0; v < kTiles; ++v)
-        for (int r = 0; r < kRows; ++r) acc[v][r] = set(0.0f);
+GLIMP_INLINE void multiply(const uint8_t *const tiles[kTiles], const QuantizedRows &x, int64_t group, int64_t ahead,
+                           F32 (&acc)[kTiles][kRows]) {
+    const int64_t num_blocks = x.k / kBlock, before = group * kGroup * num_blocks;
+    const int8_t *q = x.q + before * kBlock;
+    const float *scale = x.scale + before, *moment = x.moment + before;
+    const int32_t *minus_sums = x.minus_sums + before * 3;
+    for (auto &tile : acc)
+        for (F32 &a : tile) a = set(0.0f);
     for (int64_t b = 0; b < num_blocks; ++b) {
         const uint8_t *blocks[kTiles];
-        for (int v = 0; v < kTiles; ++v) blocks[v] = Format::block_of(tiles[v], b);
-        const int8_t *q = x.q + t * k + b * kBlock;
-        const int32_t *sums = x.sum + t * 2 * num_blocks + 2 * b;
-        const float *scale = x.scale + t * num_blocks + b, *moment = x.moment + t * num_blocks + b;
+        for (int v = 0; v < kTiles; ++v) {
+            blocks[v] = Format::block_of(tiles[v], b);
+            for (int line = 0; line * kVectorBytes < Format::kLayout.block_bytes(); ++line)
+                __builtin_prefetch(blocks[v] + ahead + line * kVectorBytes);
+        }
         I32 dots[kTiles][kRows];
         F32 products[kTiles][kRows];
         if constexpr (Format::kHasHalves) {
-            begin_dots<Format, kTiles, kRows>(sums, 2 * num_blocks, 1, dots);
-            dot_vectors<Format, kTiles, kRows, 0, kVectors / 2>(blocks, q, k, dots);
+            begin_dots<Format, kTiles, kRows>(minus_sums + kRows, dots);
+            dot_vectors<Format, kTiles, kRows, 0, kVectors / 2>(blocks, q, dots);
             for (int v = 0; v < kTiles; ++v) {
                 const F32 first = Format::scales(Format::super_of(tiles[v], b), blocks[v]).scale;
                 for (int r = 0; r < kRows; ++r) products[v][r] = to_float(dots[v][r]) * first;
             }
-            begin_dots<Format, kTiles, kRows>(sums + 1, 2 * num_blocks, 1, dots);
-            dot_vectors<Format, kTiles, kRows, kVectors / 2, kVectors>(blocks, q, k, dots);
+            begin_dots<Format, kTiles, kRows>(minus_sums + 2 * kRows, dots);
+            dot_vectors<Format, kTiles, kRows, kVectors / 2, kVectors>(blocks, q, dots);
             for (int v = 0; v < kTiles; ++v) {
                 const F32 second = Format::scales(Format::super_of(tiles[v], b), blocks[v]).second_half;
-                for (int r = 0; r < kRows; ++r)
-                    products[v][r] = fma(to_float(dots[v][r]), second, products[v][r]);
+                for (int r = 0; r < kRows; ++r) products[v][r] = fma(to_float(dots[v][r]), second, products[v][r]);
             }
         } else {
-            begin_dots<Format, kTiles, kRows>(sums, 2 * num_blocks, 2, dots);
-            dot_vectors<Format, kTiles, kRows, 0, kVectors>(blocks, q, k, dots);
+            begin_dots<Format, kTiles, kRows>(minus_sums, dots);
+            dot_vectors<Format, kTiles, kRows, 0, kVectors>(blocks, q, dots);
             for (int v = 0; v < kTiles; ++v) {
                 const F32 whole = Format::scales(Format::super_of(tiles[v], b), blocks[v]).scale;
                 for (int r = 0; r < kRows; ++r) products[v][r] = to_float(dots[v][r]) * whole;
@@ -88,102 +86,97 @@ inline void multiply(const uint8_t *const tiles[kTiles], const QuantizedRows &x,
         for (int v = 0; v < kTiles; ++v) {
             const F32 shift = Format::scales(Format::super_of(tiles[v], b), blocks[v]).shift;
             for (int r = 0; r < kRows; ++r) {
-                acc[v][r] = fma(products[v][r], set(scale[r * num_blocks]), acc[v][r]);
-                if constexpr (Format::kHasShift) acc[v][r] = fma(shift, set(moment[r * num_blocks]), acc[v][r]);
+                acc[v][r] = fma(products[v][r], set(scale[r]), acc[v][r]);
+                if constexpr (Format::kHasShift) acc[v][r] = fma(shift, set(moment[r]), acc[v][r]);
             }
         }
+        q += kBlock * kRows, scale += kRows, moment += kRows, minus_sums += 3 * kRows;
+    }
+}
+
+// The last tile's outputs where n isn't a multiple of 16.
+[[gnu::noinline]] void write_some(F32 acc, const float *bias, int64_t count, bool accumulate, float *to) {
+    float lanes[kTileRows];
+    store(lanes, acc);
+    for (int64_t i = 0; i < count; ++i) {
+        if (bias) lanes[i] = lanes[i] + bias[i];
+        to[i] = accumulate ? to[i] + lanes[i] : lanes[i];
     }
 }
 
 // 16 outputs of row t to their place: with the bias, and with what's there.
 inline void write_outputs(F32 acc, const glimp_weight &weight, int64_t tile, int64_t t, const Output &out) {
-    const int64_t first = tile * kTileRows, left = weight.n - first;
+    const int64_t first = tile * kTileRows;
     float *to = out.data + t * out.stride + first;
-    if (left >= kTileRows) {
-        if (weight.bias) acc = acc + load(weight.bias + first);
-        store(to, out.accumulate ? load(to) + acc : acc);
-        return;
-    }
-    float lanes[kTileRows];
-    store(lanes, acc);
-    for (int64_t i = 0; i < left; ++i) {
-        if (weight.bias) lanes[i] = lanes[i] + weight.bias[first + i];
-        to[i] = out.accumulate ? to[i] + lanes[i] : lanes[i];
-    }
+    const float *bias = weight.bias ? weight.bias + first : nullptr;
+    if (weight.n - first < kTileRows) return write_some(acc, bias, weight.n - first, out.accumulate, to);
+    if (bias) acc = acc + load(bias);
+    store(to, out.accumulate ? load(to) + acc : acc);
 }
 
-// kRows rows from row t on, times kTiles tiles from tile `tile` on.
+// A group of kRows rows times kTiles tiles from tile `tile` on.
 template <class Format, int kTiles, int kRows>
-inline void rows_times_tiles(const uint8_t *const tiles[kTiles], const glimp_weight &weight, int64_t tile,
-                      const QuantizedRows &x, int64_t t, const Output &out) {
+void group_times_tiles(const uint8_t *const tiles[kTiles], const glimp_weight &weight, int64_t tile,
+                       const QuantizedRows &x, int64_t group, int64_t ahead, const Output &out) {
     F32 acc[kTiles][kRows];
-    multiply<Format, kTiles, kRows>(tiles, x, t, acc);
-    for (int v = 0; v < kTiles; ++v)
-        for (int r = 0; r < kRows; ++r) write_outputs(acc[v][r], weight, tile + v, t + r, out);
+    multiply<Format, kTiles, kRows>(tiles, x, group, ahead, acc);
+    for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kTiles; ++v) write_outputs(acc[v][r], weight, tile + v, group * kGroup + r, out);
 }
 
-template <class Format, int kTiles, int kRows = kMaxRows>
-void some_rows(int num_rows, const uint8_t *const tiles[kTiles], const glimp_weight &weight, int64_t tile,
-               const QuantizedRows &x, int64_t t, const Output &out) {
-    if (num_rows == kRows) return rows_times_tiles<Format, kTiles, kRows>(tiles, weight, tile, x, t, out);
-    if constexpr (kRows > 1) some_rows<Format, kTiles, kRows - 1>(num_rows, tiles, weight, tile, x, t, out);
+// The same for a number of rows that isn't known before.
+template <class Format, int kTiles, int kRows = kGroup>
+void some_rows_times_tiles(int64_t num_rows, const uint8_t *const tiles[kTiles], const glimp_weight &weight,
+                           int64_t tile, const QuantizedRows &x, int64_t group, int64_t ahead, const Output &out) {
+    if (num_rows == kRows) return group_times_tiles<Format, kTiles, kRows>(tiles, weight, tile, x, group, ahead, out);
+    if constexpr (kRows > 1)
+        some_rows_times_tiles<Format, kTiles, kRows - 1>(num_rows, tiles, weight, tile, x, group, ahead, out);
 }
 
-// All rows times kTiles tiles, in groups of rows that are as equal as can be.
+// All rows times kTiles tiles. While the first group is at a tile, what lies `ahead` bytes further is fetched.
 template <class Format, int kTiles>
-void all_rows(const uint8_t *const tiles[kTiles], const glimp_weight &weight, int64_t tile, const QuantizedRows &x,
-              int64_t num_tokens, const Output &out) {
-    const int64_t num_groups = (num_tokens + kMaxRows - 1) / kMaxRows;
-    for (int64_t g = 0; g < num_groups; ++g) {
-        const int64_t begin = num_tokens * g / num_groups, end = num_tokens * (g + 1) / num_groups;
-        some_rows<Format, kTiles>(static_cast<int>(end - begin), tiles, weight, tile, x, begin, out);
-    }
-}
-
-// kTiles tiles: as they are for one group of rows, unpacked first for more.
-template <class Format, int kTiles>
-void tiles_times_rows(const glimp_weight &weight, const QuantizedRows &x, int64_t num_tokens, int64_t tile,
-                      const Output &out, uint8_t *scratch) {
+void rows_times_tiles(const glimp_weight &weight, const QuantizedRows &x, int64_t tile, int64_t ahead,
+                      const Output &out) {
     const uint8_t *tiles[kTiles];
     for (int v = 0; v < kTiles; ++v)
         tiles[v] = static_cast<const uint8_t *>(weight.data) + (tile + v) * Format::tile_bytes(weight.k);
-    if (num_tokens <= kMaxRows) return all_rows<Format, kTiles>(tiles, weight, tile, x, num_tokens, out);
-    using Bytes = UnpackedOf<Format>;
-    for (int v = 0; v < kTiles; ++v) {
-        uint8_t *to = scratch + v * Bytes::tile_bytes(weight.k);
-        unpack_tile<Format>(tiles[v], weight.k, to);
-        tiles[v] = to;
-    }
-    all_rows<Bytes, kTiles>(tiles, weight, tile, x, num_tokens, out);
+    for (int64_t group = 0; group * kGroup < x.num_rows; ++group)
+        some_rows_times_tiles<Format, kTiles>(x.rows_of_group(group), tiles, weight, tile, x, group,
+                                              group == 0 ? ahead : 0, out);
 }
 
-void quantized(const glimp_weight &weight, const QuantizedRows &x, int64_t num_tokens, int64_t first, int64_t last,
-               const Output &out, void *scratch) {
-    auto *bytes = static_cast<uint8_t *>(scratch);
+void quantized(const glimp_weight &weight, const QuantizedRows &x, int64_t first, int64_t last, const Output &out) {
     with_format(weight.type, [&](auto format) {
         using Format = decltype(format);
+        const int64_t ahead = kMaxTiles * Format::tile_bytes(weight.k);
         int64_t tile = first;
         for (; tile + kMaxTiles <= last; tile += kMaxTiles)
-            tiles_times_rows<Format, kMaxTiles>(weight, x, num_tokens, tile, out, bytes);
-        for (; tile < last; ++tile) tiles_times_rows<Format, 1>(weight, x, num_tokens, tile, out, bytes);
+            rows_times_tiles<Format, kMaxTiles>(weight, x, tile, tile + 2 * kMaxTiles <= last ? ahead : 0, out);
+        for (; tile < last; ++tile) rows_times_tiles<Format, 1>(weight, x, tile, 0, out);
     });
 }
 
 // Blocks of 32 rounded to int8: scale = max |x| / 127, ties to even.
 void quantize(const float *x, const QuantizedRows &rows, int64_t t) {
-    const int64_t num_blocks = rows.k / kBlock;
+    const int64_t num_blocks = rows.k / kBlock, group = t / kGroup, r = t % kGroup;
+    const int64_t num_rows = rows.rows_of_group(group);
+    int8_t *to = rows.q + group * kGroup * rows.k + 4 * r;
+    int32_t *minus_sums = rows.minus_sums + group * kGroup * 3 * num_blocks + r;
+    const int64_t first = group * kGroup * num_blocks + r;
     for (int64_t b = 0; b < num_blocks; ++b) {
         const F32 low = load(x + b * kBlock), high = load(x + b * kBlock + kLanes);
         const float most = largest(max(abs(low), abs(high)));
         const float scale = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
         const I32 q_low = to_int(low * set(inverse)), q_high = to_int(high * set(inverse));
-        int8_t *q = rows.q + t * rows.k + b * kBlock;
+        int8_t q[kBlock];
         store_signed(q, q_low);
         store_signed(q + kLanes, q_high);
-        int32_t *sums = rows.sum + (t * num_blocks + b) * 2;
-        sums[0] = sum(q_low), sums[1] = sum(q_high);
-        rows.scale[t * num_blocks + b] = scale;
-        rows.moment[t * num_blocks + b] = scale * static_cast<float>(sums[0] + sums[1]);
+        for (int j = 0; j < kVectors; ++j) std::memcpy(to + 4 * (b * kVectors + j) * num_rows, q + 4 * j, 4);
+        const int32_t first_half = sum(q_low), second_half = sum(q_high);
+        const int32_t sums[] = {first_half + second_half, first_half, second_half};
+        for (int i = 0; i < 3; ++i) minus_sums[(3 * b + i) * num_rows] = -sums[i];
+        rows.scale[first + b * num_rows] = scale;
+        rows.moment[first + b * num_rows] = scale * static_cast<float>(sums[0]);
     }
 }
 

@@ -17,10 +17,10 @@ bool is_quantized(const glimp_weight &weight) { return packed_layout(weight.type
 // x as int8, in memory of its own.
 QuantizedRows quantize_rows(glimp_cpu &cpu, const float *x, int64_t num_tokens, int64_t k) {
     const int64_t values = num_tokens * k, blocks = values / kBlock;
-    auto *memory = static_cast<uint8_t *>(cpu.quantized.reserve(values + 16 * blocks));
+    auto *memory = static_cast<uint8_t *>(cpu.quantized.reserve(values + 20 * blocks));
     auto *scale = reinterpret_cast<float *>(memory + values);
     const QuantizedRows rows = {reinterpret_cast<int8_t *>(memory), scale, scale + blocks,
-                                reinterpret_cast<int32_t *>(scale + 2 * blocks), k};
+                                reinterpret_cast<int32_t *>(scale + 2 * blocks), num_tokens, k};
     cpu.threads.run(num_tokens, [&](int64_t t, int) { cpu.kernels.linear.quantize(x + t * k, rows, t); });
     return rows;
 }
@@ -37,15 +37,11 @@ void linear(glimp_cpu &cpu, const float *x, int64_t num_tokens, const Product *p
         any_quantized |= is_quantized(*products[i].weight);
     }
     QuantizedRows rows = {};
-    uint8_t *unpacked = nullptr;
-    if (any_quantized) {
-        rows = quantize_rows(cpu, x, num_tokens, k);
-        unpacked = static_cast<uint8_t *>(cpu.unpacked.reserve(cpu.threads.num_threads() * unpacked_bytes(k)));
-    }
+    if (any_quantized) rows = quantize_rows(cpu, x, num_tokens, k);
     // tasks of an even number of tiles, as the kernels take two at a time
     const int64_t num_pairs = (total + 1) / 2;
     const int64_t num_tasks = std::min(num_pairs, kTasksPerThread * cpu.threads.num_threads());
-    cpu.threads.run(num_tasks, [&](int64_t task, int thread) {
+    cpu.threads.run(num_tasks, [&](int64_t task, int) {
         const int64_t first = 2 * (num_pairs * task / num_tasks), last = 2 * (num_pairs * (task + 1) / num_tasks);
         int64_t before = 0;
         for (int i = 0; i < num_products; ++i) {
@@ -55,8 +51,7 @@ void linear(glimp_cpu &cpu, const float *x, int64_t num_tokens, const Product *p
             before += tiles;
             if (begin >= end) continue;
             if (is_quantized(weight))
-                cpu.kernels.linear.quantized(weight, rows, num_tokens, begin, end, products[i].out,
-                                             unpacked + thread * unpacked_bytes(k));
+                cpu.kernels.linear.quantized(weight, rows, begin, end, products[i].out);
             else
                 cpu.kernels.linear.floating(weight, x, num_tokens, begin, end, products[i].out);
         }

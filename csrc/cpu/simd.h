@@ -16,6 +16,9 @@ namespace glimp::GLIMP_PATH {
 
 constexpr int kLanes = 16;
 
+// For functions whose values must stay in registers, where the compiler finds them too large to inline.
+#define GLIMP_INLINE [[gnu::always_inline]] inline
+
 #if defined(__AVX512F__)
 
 struct F32 {  // 16 floats
