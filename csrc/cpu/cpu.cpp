@@ -80,6 +80,21 @@ void *Scratch::reserve(int64_t num_bytes) {
 
 extern "C" {
 
+int32_t glimp_abi_version(void) { return GLIMP_ABI_VERSION; }
+
+const char *glimp_error_string(int32_t error) {
+    switch (error) {
+        case GLIMP_OK: return "no error";
+        case GLIMP_NULL_POINTER: return "a pointer is null";
+        case GLIMP_BAD_SIZE: return "a size is negative, zero where nothing can be, or doesn't fit the others";
+        case GLIMP_OUT_OF_RANGE: return "a token id is outside the vocabulary, or a position, slot or page isn't there";
+        case GLIMP_OUT_OF_MEMORY: return "out of memory";
+        case GLIMP_BAD_TYPE: return "an element type that this op doesn't take";
+        case GLIMP_UNSUPPORTED_PATH: return "this processor, or this build, hasn't got the code path";
+        default: return "unknown error";
+    }
+}
+
 int32_t glimp_cpu_create(int32_t num_threads, int32_t path, glimp_cpu **cpu) {
     if (!cpu) return GLIMP_NULL_POINTER;
     *cpu = nullptr;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
 
 #include "ops.h"
 
@@ -95,24 +94,21 @@ void forward(glimp_cpu &cpu, const glimp_decoder &m, const int64_t *token_ids, c
     linear(cpu, a.normed, num_logit_rows, &head, 1);
 }
 
-int32_t check_batch(const glimp_decoder &m, const int64_t *token_ids, const glimp_attention &batch,
-                    const int64_t *logit_rows, int64_t num_logit_rows, const glimp_kv *kv) {
-    for (int64_t t = 0; t < batch.num_tokens; ++t) {
-        if (token_ids[t] < 0 || token_ids[t] >= m.vocab_size) return GLIMP_OUT_OF_RANGE;
-        if (batch.positions[t] < 0 || batch.positions[t] >= m.num_positions) return GLIMP_OUT_OF_RANGE;
-        if (batch.slots[t] < 0 || batch.slots[t] >= kv[0].num_pages * kv[0].page_size) return GLIMP_OUT_OF_RANGE;
-    }
-    for (int64_t b = 0; b < batch.num_sequences; ++b) {
-        const int64_t num_pages = (batch.kv_len[b] + kv[0].page_size - 1) / kv[0].page_size;
-        if (batch.query_start[b] > batch.query_start[b + 1] || num_pages > batch.max_pages) return GLIMP_BAD_SIZE;
-        for (int64_t p = 0; p < num_pages; ++p) {
-            const int32_t page = batch.page_table[b * batch.max_pages + p];
-            if (page < 0 || page >= kv[0].num_pages) return GLIMP_OUT_OF_RANGE;
-        }
-    }
-    for (int64_t r = 0; r < num_logit_rows; ++r)
-        if (logit_rows[r] < 0 || logit_rows[r] >= batch.num_tokens) return GLIMP_OUT_OF_RANGE;
+int32_t check_ids(const int64_t *ids, int64_t num_ids, int64_t end) {
+    for (int64_t i = 0; i < num_ids; ++i)
+        if (ids[i] < 0 || ids[i] >= end) return GLIMP_OUT_OF_RANGE;
     return GLIMP_OK;
+}
+
+// `kv` is the first layer's; the others' have the same pages.
+int32_t check_call(const glimp_decoder &m, const int64_t *token_ids, const glimp_attention &batch,
+                   const int64_t *logit_rows, int64_t num_logit_rows, const glimp_kv &kv) {
+    if (const int32_t error = check_heads(m.num_heads, m.num_kv_heads, m.head_dim)) return error;
+    if (const int32_t error = check_kv(&kv)) return error;
+    if (const int32_t error = check_slots(&batch, kv, m.num_positions)) return error;
+    if (const int32_t error = check_pages(&batch, kv)) return error;
+    if (const int32_t error = check_ids(token_ids, batch.num_tokens, m.vocab_size)) return error;
+    return check_ids(logit_rows, num_logit_rows, batch.num_tokens);
 }
 
 }  // namespace
@@ -126,13 +122,10 @@ extern "C" int32_t glimp_forward(glimp_cpu *cpu, const glimp_decoder *decoder, c
     if (batch->num_tokens < 0 || num_logit_rows < 0 || decoder->num_layers < 1) return GLIMP_BAD_SIZE;
     if (batch->num_tokens == 0) return num_logit_rows == 0 ? GLIMP_OK : GLIMP_OUT_OF_RANGE;
     if (!token_ids || !logits || (num_logit_rows > 0 && !logit_rows)) return GLIMP_NULL_POINTER;
-    if (const int32_t error = glimp::check_batch(*decoder, token_ids, *batch, logit_rows, num_logit_rows, kv))
+    if (const int32_t error = glimp::check_call(*decoder, token_ids, *batch, logit_rows, num_logit_rows, *kv))
         return error;
-    const std::lock_guard<std::mutex> lock(cpu->in_use);
-    try {
+    return glimp::run_alone(*cpu, [&] {
         glimp::forward(*cpu, *decoder, token_ids, *batch, logit_rows, num_logit_rows, kv, logits);
-    } catch (const std::bad_alloc &) {
-        return GLIMP_OUT_OF_MEMORY;
-    }
-    return GLIMP_OK;
+        return GLIMP_OK;
+    });
 }

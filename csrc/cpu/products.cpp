@@ -1,7 +1,6 @@
 // Linear layers and the embedding, spread over the threads.
 
 #include <algorithm>
-#include <new>
 
 #include "ops.h"
 #include "packed.h"
@@ -87,14 +86,11 @@ int32_t glimp_linear(glimp_cpu *cpu, const float *x, int64_t num_tokens, const g
     if (num_tokens < 0 || out_stride < weight->n) return GLIMP_BAD_SIZE;
     if (num_tokens == 0) return GLIMP_OK;
     if (!x || !out) return GLIMP_NULL_POINTER;
-    const std::lock_guard<std::mutex> lock(cpu->in_use);
-    try {
+    return glimp::run_alone(*cpu, [&] {
         const glimp::Product product = {weight, {out, out_stride, accumulate != 0}};
         glimp::linear(*cpu, x, num_tokens, &product, 1);
-    } catch (const std::bad_alloc &) {
-        return GLIMP_OUT_OF_MEMORY;
-    }
-    return GLIMP_OK;
+        return GLIMP_OK;
+    });
 }
 
 int32_t glimp_embed(glimp_cpu *cpu, const int64_t *token_ids, int64_t num_tokens, const glimp_weight *weight,
@@ -106,8 +102,9 @@ int32_t glimp_embed(glimp_cpu *cpu, const int64_t *token_ids, int64_t num_tokens
     if (!token_ids || !out) return GLIMP_NULL_POINTER;
     for (int64_t t = 0; t < num_tokens; ++t)
         if (token_ids[t] < 0 || token_ids[t] >= weight->n) return GLIMP_OUT_OF_RANGE;
-    const std::lock_guard<std::mutex> lock(cpu->in_use);
-    glimp::embed(*cpu, token_ids, num_tokens, *weight, out);
-    return GLIMP_OK;
+    return glimp::run_alone(*cpu, [&] {
+        glimp::embed(*cpu, token_ids, num_tokens, *weight, out);
+        return GLIMP_OK;
+    });
 }
 }
