@@ -1,7 +1,10 @@
 """Native ops against torch's and against the memory's floor."""
 
+import os
+
 import torch
-from harness import measure, read_bandwidth, report
+from ceilings import measure_ceilings
+from harness import measure, report
 
 from glimp_engine.kernels import Sampling
 from glimp_engine.kernels.native import NativeOps
@@ -44,7 +47,8 @@ def torch_way(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, t
 
 def main() -> None:
     """`sample` of one row: native, the reference, torch; correctness first."""
-    bandwidth = read_bandwidth()
+    ceilings = measure_ceilings(os.cpu_count() or 1)
+    bandwidth = ceilings["read_bytes_per_s"]
     native, reference, cases = NativeOps(), ReferenceOps(), []
     for vocab_size in VOCAB_SIZES:
         logits = torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(0)) * 4
@@ -73,7 +77,7 @@ def main() -> None:
                     "is_correct": is_correct,
                 }
             )
-    report("kernels", cases, {"read_bytes_per_s": bandwidth})
+    report("kernels", cases, ceilings)
 
 
 if __name__ == "__main__":
