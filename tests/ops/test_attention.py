@@ -88,7 +88,7 @@ def test_the_tolerance_sees_small_faults(ops):
     out = case.run(ops)
     assert is_close(out, plain, exact)
     assert not is_close(out * 1.01, plain, exact)
-    for row in range(len(out)):
+    for row in (0, 3, 100, 203):
         zeroed = out.clone()
         zeroed[row] = 0
         assert not is_close(zeroed, plain, exact)
