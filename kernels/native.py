@@ -66,8 +66,8 @@ class NativeOps(ReferenceOps):
     @property
     def path(self) -> str:
         """The code path in use, by its name in `abi.PATHS`."""
-        number: int = self._library.glimp_cpu_path(self._cpu)
-        return next(name for name, value in PATHS.items() if value == number)
+        number = self._library.glimp_cpu_path(self._cpu)
+        return {value: name for name, value in PATHS.items()}[number]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Ops.rms_norm`.
@@ -252,8 +252,8 @@ def expect(
     name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, is_contiguous: bool = True
 ) -> Tensor:
     """The tensor, if it's what a kernel can read."""
-    found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
-    if found != (dtype, shape, "cpu"):
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu:
+        found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
         raise ValueError(f"{name} is {found}; allowed: {(dtype, shape, 'cpu')}")
     if is_contiguous and not tensor.is_contiguous():
         raise ValueError(f"{name} has strides {tensor.stride()}; allowed: contiguous")

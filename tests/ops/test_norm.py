@@ -10,11 +10,11 @@ REFERENCE = ReferenceOps()
 EPS = 1e-6
 
 
-def plain_and_exact(x, weight, residual=None):
-    return (
-        REFERENCE.rms_norm(*(t.to(dtype) for t in (x, weight)), EPS, None if residual is None else residual.to(dtype))[0]
-        for dtype in (torch.float32, torch.float64)
-    )
+def plain_and_exact(x, *others):
+    """The reference in float32 and float64, of (x, weight, residual)."""
+    for dtype in (torch.float32, torch.float64):
+        x, weight, *residual = (t.to(dtype) for t in (x, *others))
+        yield REFERENCE.rms_norm(x, weight, EPS, *residual)[0]
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 7, 111])
@@ -55,7 +55,8 @@ def test_the_ends_of_the_range(ops):
     x = torch.tensor([[0.0] * 20, [1e-25] * 20, [1e18] * 20, [1.0] * 19 + [torch.nan]])
     normed = ops.rms_norm(x, torch.ones(20), EPS)[0]
     assert normed[0].tolist() == [0.0] * 20
-    torch.testing.assert_close(normed[1:3], REFERENCE.rms_norm(x.double(), torch.ones(20).double(), EPS)[0][1:3].float())
+    _, exact = plain_and_exact(x, torch.ones(20))
+    torch.testing.assert_close(normed[1:3], exact[1:3].float())
     assert normed[3].isnan().all()
 
 
