@@ -73,7 +73,7 @@ def test_any_batch(ops, with_norm, ragged, page_size, heads, head_dim):
     assert all(map(torch.equal, (case.q, case.k, case.v), before))
     for out, plain, exact in zip(outs, plains, exacts, strict=True):
         assert torch.equal(out.isnan(), exact.isnan())  # nothing else was written
-        assert is_close(*(x.nan_to_num() for x in (out, plain, exact)))
+        assert is_close(*(x.nan_to_num() for x in (out, plain, exact)), 2.0)  # a norm, then a rotation
     assert torch.equal(outs[2].nan_to_num(), plains[2].nan_to_num())
 
 
