@@ -290,8 +290,8 @@ def expect(
     name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, is_contiguous: bool = True
 ) -> Tensor:
     """The tensor, if it's what a kernel can read."""
-    found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
-    if found != (dtype, shape, "cpu"):
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu:
+        found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
         raise ValueError(f"{name} is {found}; allowed: {(dtype, shape, 'cpu')}")
     if is_contiguous and not tensor.is_contiguous():
         raise ValueError(f"{name} has strides {tensor.stride()}; allowed: contiguous")
