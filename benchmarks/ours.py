@@ -168,7 +168,7 @@ class Ours:
             "seconds": seconds,
             "first_token_seconds": first_token_seconds,
             "num_tokens": len(completion.token_ids),
-            "prompt_tokens": sum(b.prompt_tokens - a.prompt_tokens for a, b in pairs.values()),
+            "prompt_tokens": {name: b.prompt_tokens - a.prompt_tokens for name, (a, b) in pairs.items()},
             "catch_up_tokens": {name: b.catch_up_tokens - a.catch_up_tokens for name, (a, b) in pairs.items()},
             "hand_overs": after.hand_overs - before.hand_overs,
             "finish": str(completion.finish_reason),
