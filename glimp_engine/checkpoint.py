@@ -19,7 +19,7 @@ from glimp_engine.model import FREQ_FACTORS, expected_tensors
 from glimp_engine.model_config import ModelConfig
 from glimp_engine.stored_tensor import StoredTensor
 
-__all__ = ["load_checkpoint", "locate"]
+__all__ = ["load_checkpoint", "locate", "open_checkpoint"]
 
 # no pickled weights and no code
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -42,26 +42,31 @@ def locate(source: str | PathLike[str]) -> Path:
         raise CheckpointError(f"{source}: no such directory here, and the hub gave: {error}") from error
 
 
+def open_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+    """The model's configuration and its tensors by their names in transformers, unread but checked.
+
+    Raises: CheckpointError with file, tensor, expected and found.
+    """
+    config, tensors = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
+    expected = expected_tensors(config)
+    check_tensors(expected, tensors, config, path)
+    return config, {name: tensors[name] for name in [*expected, *({FREQ_FACTORS} & tensors.keys())]}
+
+
 def load_checkpoint(
     path: Path, dtype: torch.dtype | None, device: torch.device
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The model's configuration and its weights, by their names in transformers.
+    """The model's configuration and its weights, for the reference ops.
 
     `dtype` None keeps the checkpoint's own; quantised tensors are dequantised, then to float32.
 
     Raises: CheckpointError with file, tensor, expected and found.
     """
-    if path.suffix == ".gguf":
-        config, tensors = open_gguf(path)
-    else:
-        config, tensors = open_directory(path)
-    expected = expected_tensors(config)
-    check_tensors(expected, tensors, config, path)
+    config, tensors = open_checkpoint(path)
     dtype = dtype or config.dtype or torch.float32
     weights = {}
-    for name in tqdm([*expected, *({FREQ_FACTORS} & tensors.keys())], desc=path.stem, unit="tensor", leave=False):
-        wanted = torch.float32 if name == FREQ_FACTORS else dtype
-        weights[name] = tensors[name].read().to(device=device, dtype=wanted)
+    for name, tensor in tqdm(tensors.items(), desc=path.stem, unit="tensor", leave=False):
+        weights[name] = tensor.read().to(device=device, dtype=torch.float32 if name == FREQ_FACTORS else dtype)
     return config, weights
 
 
@@ -126,21 +131,21 @@ def safetensors_files(path: Path) -> list[Path]:
 def open_safetensors(file: Path) -> Iterable[tuple[str, StoredTensor]]:
     """Name and tensor of all that a file holds."""
     try:
-        opened = safe_open(file, framework="pt")
-        with opened as handle:
-            shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+        with safe_open(file, framework="pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: expected a safetensors file, found: {error}") from error
 
-    def reader(name: str) -> Callable[[], Tensor]:
-        def read() -> Tensor:
+    def loader(name: str) -> Callable[[int, int], Tensor]:
+        def load(start: int, end: int) -> Tensor:
             with safe_open(file, framework="pt") as handle:
-                tensor: Tensor = handle.get_tensor(name)
-                return tensor
+                rows: Tensor = handle.get_slice(name)[start:end]
+                return rows
 
-        return read
+        return load
 
-    return [(name, StoredTensor(file, shape, reader(name))) for name, shape in shapes.items()]
+    return [(name, StoredTensor(file, shape, dtype, loader(name))) for name, (shape, dtype) in found.items()]
 
 
 def read_json(file: Path) -> dict[str, Any]:

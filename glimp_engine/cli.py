@@ -65,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="auto")
     run.add_argument("--dtype", default="auto")
     run.add_argument("--ops", default="auto")
+    run.add_argument("--quantization", help="int8 or int4: quantise float weights when they are loaded")
+    run.add_argument("--num-threads", type=int, help="of the native ops; PyTorch's number if it isn't given")
     run.add_argument("--raw", action="store_true", help="don't put the prompt into the model's chat template")
     run.add_argument("--json", action="store_true", help="print the finished output as JSON instead")
     doctor = commands.add_parser("doctor", help="what this machine will use, and what is missing")
@@ -82,7 +84,15 @@ def run_command(options: argparse.Namespace) -> int:
         temperature=options.temperature, top_p=options.top_p, seed=options.seed, max_tokens=options.max_tokens
     )
     routing = RoutingParams(router=make_router(options), answer_model=options.answer_model)
-    engine = Engine(options.small, options.large, device=options.device, dtype=options.dtype, ops=options.ops)
+    engine = Engine(
+        options.small,
+        options.large,
+        device=options.device,
+        dtype=options.dtype,
+        ops=options.ops,
+        quantization=options.quantization,
+        num_threads=options.num_threads,
+    )
     began = time.perf_counter()
     events = engine.stream(prompt, sampling, routing)
     if options.json:
@@ -212,9 +222,8 @@ def doctor_command(options: argparse.Namespace) -> int:
         problems.append(str(error))
     table.add_row("C++ compiler", next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), "not found"))
     table.add_row("nvcc", shutil.which("nvcc") or "not found (optional)")
-    dtype = config.torch_dtype or "the checkpoint's own"
-    is_cpu = config.torch_device.type == "cpu"
-    table.add_row("auto", f"device {config.torch_device}, dtype {dtype}, ops {'native' if is_cpu else 'reference'}")
+    ops = "native" if config.is_native else "reference"
+    table.add_row("auto", f"device {config.torch_device}, dtype the checkpoint's own, ops {ops}")
     Console().print(table)
     for problem in problems:
         print(f"missing: {problem}")

@@ -12,6 +12,7 @@ from glimp_engine.kernels.reference import ReferenceOps
 __all__ = ["EngineConfig"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NATIVE_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # and GGUF's names of them
 CPU_KV_CACHE_BYTES = 2 << 30
 CUDA_KV_CACHE_SHARE = 0.9  # of the memory that is free once the weights are loaded
 
@@ -26,6 +27,8 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     ops: str = "auto"
+    quantization: str | None = None
+    num_threads: int | None = None
     kv_cache_bytes: int | None = None
     page_size: int = 16
     max_model_len: int | None = None
@@ -44,8 +47,19 @@ class EngineConfig:
             check_integer("kv_cache_bytes", self.kv_cache_bytes, 1)
         if self.max_model_len is not None:
             check_integer("max_model_len", self.max_model_len, 2)
+        if self.num_threads is not None:
+            check_integer("num_threads", self.num_threads, 1, 1024)
+        if self.quantization is not None:
+            check_choice("quantization", self.quantization, ("int8", "int4"))
         if self.ops == "native" and self.torch_device.type != "cpu":
             raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, reference")
+        if self.is_native and self.dtype not in ("auto", *NATIVE_DTYPES):
+            raise ConfigError(
+                f"dtype is {self.dtype!r} with native ops; allowed: auto, {', '.join(NATIVE_DTYPES)}, "
+                "or ops='reference'"
+            )
+        if self.quantization is not None and not self.is_native:
+            raise ConfigError(f"quantization is {self.quantization!r} without native ops; allowed: None")
 
     @property
     def torch_device(self) -> torch.device:
@@ -61,16 +75,25 @@ class EngineConfig:
         return device
 
     @property
+    def is_native(self) -> bool:
+        """Whether the op set is the native one, which `auto` means on a CPU."""
+        return self.ops == "native" or (self.ops == "auto" and self.torch_device.type == "cpu")
+
+    @property
+    def native_dtype(self) -> str | None:
+        """The type of the native ops' matrices; None leaves each as it's stored, which is what `auto` means."""
+        return NATIVE_DTYPES.get(self.dtype)
+
+    @property
     def torch_dtype(self) -> torch.dtype | None:
-        """The weights' and the K/V's dtype; None is the checkpoint's own, which `auto` means on a GPU."""
+        """The reference's weights' and K/V's dtype; None is the checkpoint's own, which `auto` means on a GPU."""
         if self.dtype == "auto":
             return torch.float32 if self.torch_device.type == "cpu" else None
         return DTYPES[self.dtype]
 
     def make_ops(self) -> Ops:
-        """The op set; `auto` is native on the CPU, else the reference."""
-        is_native = self.ops == "native" or (self.ops == "auto" and self.torch_device.type == "cpu")
-        return NativeOps() if is_native else ReferenceOps()
+        """The op set that `ops` names."""
+        return NativeOps(self.num_threads) if self.is_native else ReferenceOps()
 
     def kv_budget_bytes(self) -> int:
         """Bytes for both models' K/V."""

@@ -44,6 +44,9 @@ class Engine:
     `small` and `large` are directories of safetensors, `.gguf` files, hub ids, or models loaded before; without a
     `large` the small model writes everything.
 
+    With native ops (on a CPU) dtype `auto` keeps each matrix as it's stored; `quantization`, int8 or int4, rounds those
+    of a checkpoint that isn't quantised, when it's loaded. `num_threads` is theirs, PyTorch's number by default.
+
     Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
             page_size, max_model_len and max_batch_tokens in tokens. With skip_code_fences a blank line inside a code
             fence doesn't end a step.
@@ -58,6 +61,8 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         ops: str = "auto",
+        quantization: str | None = None,
+        num_threads: int | None = None,
         kv_cache_bytes: int | None = None,
         page_size: int = 16,
         max_model_len: int | None = None,
@@ -69,6 +74,8 @@ class Engine:
             device=device,
             dtype=dtype,
             ops=ops,
+            quantization=quantization,
+            num_threads=num_threads,
             kv_cache_bytes=kv_cache_bytes,
             page_size=page_size,
             max_model_len=max_model_len,

@@ -1,24 +1,23 @@
-"""GGUF checkpoints: configuration from the metadata, tensors dequantised as they are read."""
+"""GGUF checkpoints: configuration from the metadata, and where the tensors lie."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
+from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from glimp_engine.errors import CheckpointError
 from glimp_engine.gguf_header import GGUFTensor, read_gguf_header
 from glimp_engine.model_config import ModelConfig, RopeScaling, yarn_attention_factor
-from glimp_engine.stored_tensor import StoredTensor
+from glimp_engine.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor, row_bytes
 
 __all__ = ["open_gguf"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+TYPES = (*FLOAT_TYPES, *QUANTIZED_TYPES)
 
 # GGUF's names and transformers', outside the layers and inside
 NAMES = {
@@ -50,13 +49,11 @@ def open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     tensors = {tensor.name: tensor for tensor in header.tensors}
     config = config_from_metadata(header.metadata, tensors, path)
     is_llama = header.metadata["general.architecture"] == "llama"
+    permuted = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if is_llama else {}
     stored = {}
     for tensor in header.tensors:
-        reader = make_reader(tensor, path)
-        for part, num_heads in (("attn_q", config.num_heads), ("attn_k", config.num_kv_heads)):
-            if is_llama and f".{part}." in tensor.name:
-                reader = unpermuted(reader, num_heads)
-        stored[rename(tensor.name)] = StoredTensor(path, tensor.shape, reader)
+        num_heads = next((heads for part, heads in permuted.items() if f".{part}." in tensor.name), None)
+        stored[rename(tensor.name)] = describe(tensor, path, num_heads)
     return config, stored
 
 
@@ -70,52 +67,43 @@ def rename(name: str) -> str:
     return name
 
 
-def make_reader(tensor: GGUFTensor, path: Path) -> Callable[[], Tensor]:
-    """Reads the tensor: float types as they are, quantised ones in float32.
+def describe(tensor: GGUFTensor, path: Path, num_heads: int | None) -> StoredTensor:
+    """The tensor, with its rows put in order if it's a Llama's Q or K, which have num_heads.
 
     Raises: CheckpointError when the type isn't supported or the file ends before the tensor does.
     """
     try:
-        kind = GGMLQuantizationType(tensor.ggml_type)
+        kind = GGMLQuantizationType(tensor.ggml_type).name
     except ValueError:
-        kind = None
-    if kind is None or kind.name not in TYPES:
-        found = tensor.ggml_type if kind is None else kind.name
-        raise CheckpointError(f"{path}: tensor {tensor.name}: type is {found}; supported: {', '.join(TYPES)}")
-    block_size, block_bytes = GGML_QUANT_SIZES[kind]
-    *rows, columns = tensor.shape
-    if columns % block_size:
-        raise CheckpointError(
-            f"{path}: tensor {tensor.name}: expected rows of whole {kind.name} blocks of {block_size}"
-        )
-    row_bytes = columns // block_size * block_bytes
-    num_bytes = row_bytes * int(np.prod(rows, dtype=np.int64))
+        kind = str(tensor.ggml_type)
+    if kind not in TYPES:
+        raise CheckpointError(f"{path}: tensor {tensor.name}: type is {kind}; supported: {', '.join(TYPES)}")
+    num_rows, *rest = tensor.shape
+    row_size = row_bytes(kind, int(np.prod(rest, dtype=np.int64)))
+    if not row_size:
+        raise CheckpointError(f"{path}: tensor {tensor.name}: expected rows of whole {kind} blocks, found {rest}")
+    num_bytes = num_rows * row_size
     if tensor.offset + num_bytes > path.stat().st_size:
         raise CheckpointError(
             f"{path}: tensor {tensor.name}: expected {num_bytes} bytes at {tensor.offset}, "
             f"found a file of {path.stat().st_size}"
         )
 
-    def read() -> Tensor:
-        data = np.memmap(path, np.uint8, "r", tensor.offset, (*rows, row_bytes))
-        if kind.name == "BF16":
-            return torch.from_numpy(np.array(data)).view(torch.bfloat16)
-        if kind.name in ("F32", "F16"):
-            return torch.from_numpy(np.array(data)).view(torch.float32 if kind.name == "F32" else torch.float16)
-        return torch.from_numpy(dequantize(data, kind))
+    def load(start: int, end: int) -> Tensor:
+        num_bytes, offset = (end - start) * row_size, tensor.offset + start * row_size
+        stored = torch.from_numpy(np.fromfile(path, np.uint8, num_bytes, offset=offset))
+        if kind in FLOAT_TYPES:
+            return stored.view(FLOAT_TYPES[kind]).view(end - start, *rest)
+        return stored.view(end - start, row_size)
 
-    return read
+    return StoredTensor(
+        path, tensor.shape, kind, load, None if num_heads is None else rotary_order(num_rows, num_heads)
+    )
 
 
-def unpermuted(read: Callable[[], Tensor], num_heads: int) -> Callable[[], Tensor]:
-    """The reader of a Llama file's Q or K, whose rows are ordered for rotary pairs that lie side by side."""
-
-    def read_unpermuted() -> Tensor:
-        tensor = read()
-        pairs = tensor.view(num_heads, -1, 2, *tensor.shape[1:])  # head, frequency, half
-        return pairs.transpose(1, 2).reshape(tensor.shape)
-
-    return read_unpermuted
+def rotary_order(num_rows: int, num_heads: int) -> Tensor:
+    """Where a Llama file has the rows of Q or K: it orders them for rotary pairs that lie side by side."""
+    return torch.arange(num_rows).view(num_heads, -1, 2).transpose(1, 2).flatten()  # head, half, frequency
 
 
 def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUFTensor], path: Path) -> ModelConfig:

@@ -1,18 +1,28 @@
 """The K/V tensors of one model: slot p holds its part of page p."""
 
-import torch
-from torch import Tensor
+import ctypes
+import math
+from dataclasses import dataclass
+from functools import cached_property
 
+import torch
+
+from glimp_engine.arena import Arena, aligned
 from glimp_engine.errors import CapacityError
+from glimp_engine.kernels.abi import CKV, TYPES
 from glimp_engine.model_config import ModelConfig
 
-__all__ = ["KVStore", "num_pages_within", "page_bytes"]
+__all__ = ["KVLayout", "KVStore", "num_pages_within"]
+
+TYPE_NAMES = {torch.float32: "F32", torch.float16: "F16"}
 
 
-def page_bytes(configs: list[ModelConfig], dtypes: list[torch.dtype], page_size: int) -> int:
-    """Bytes of one page: S * sum over the models of 2 * L * Hk * D * itemsize."""
-    per_token = (config.kv_bytes_per_token(dtype.itemsize) for config, dtype in zip(configs, dtypes, strict=True))
-    return page_size * sum(per_token)
+@dataclass(frozen=True)
+class KVLayout:
+    """How a model keeps its K/V."""
+
+    dtype: torch.dtype
+    are_keys_transposed: bool = False  # a page's keys are [Hk, D, S], positions side by side, instead of [Hk, S, D]
 
 
 def num_pages_within(budget_bytes: int, bytes_per_page: int) -> int:
@@ -27,17 +37,34 @@ def num_pages_within(budget_bytes: int, bytes_per_page: int) -> int:
 
 
 class KVStore:
-    """Keys and values of all pages, for each layer a pair of tensors [P, Hk, S, D]."""
+    """Keys [P, Hk, S, D], or [P, Hk, D, S], and values [P, Hk, S, D] of all pages, a pair of tensors a layer."""
 
     def __init__(
-        self, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+        self, config: ModelConfig, num_pages: int, page_size: int, layout: KVLayout, device: torch.device
     ) -> None:
+        self.num_pages = num_pages
         self.page_size = page_size
-        shape = (num_pages, config.num_kv_heads, page_size, config.head_dim)
-        self.layers: list[tuple[Tensor, Tensor]] = [
-            (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
-            for _ in range(config.num_layers)
-        ]
+        self.dtype = layout.dtype
+        heads = (num_pages, config.num_kv_heads)
+        values = (*heads, page_size, config.head_dim)
+        keys = (*heads, config.head_dim, page_size) if layout.are_keys_transposed else values
+        shapes = [(keys, values)] * config.num_layers
+        if device.type == "cpu":
+            arena = Arena(2 * config.num_layers * aligned(math.prod(values) * layout.dtype.itemsize))
+            self.layers = [(arena.take(k, self.dtype), arena.take(v, self.dtype)) for k, v in shapes]
+        else:
+            self.layers = [
+                (torch.empty(k, dtype=self.dtype, device=device), torch.empty(v, dtype=self.dtype, device=device))
+                for k, v in shapes
+            ]
+
+    @cached_property
+    def structs(self) -> "ctypes.Array[CKV]":
+        """glimp_kv [L], for the native ops."""
+        kind = TYPES[TYPE_NAMES[self.dtype]]
+        return (CKV * len(self.layers))(
+            *(CKV(k.data_ptr(), v.data_ptr(), self.num_pages, self.page_size, kind) for k, v in self.layers)
+        )
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy one page's keys and values in all layers."""

@@ -3,16 +3,20 @@
 import logging
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 import torch
 
 from glimp_engine.boundaries import BoundaryTable
-from glimp_engine.checkpoint import load_checkpoint, locate
+from glimp_engine.checkpoint import load_checkpoint, locate, open_checkpoint
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
 from glimp_engine.kernels import Ops
-from glimp_engine.kv_store import KVStore, num_pages_within, page_bytes
+from glimp_engine.kernels.native import NativeOps
+from glimp_engine.kv_store import KVStore, num_pages_within
 from glimp_engine.model import Decoder
+from glimp_engine.native_model import NativeDecoder
+from glimp_engine.native_weights import read_weights
 from glimp_engine.runner import Forward, ModelRunner
 from glimp_engine.streams import Dictionary
 from glimp_engine.text import Text, relate
@@ -54,8 +58,21 @@ def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops) -
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise ConfigError(f"{name} is {source!r}; allowed: a directory, a .gguf file, a hub id, a LoadedModel")
     path = locate(source)
+    model = load_native(path, config, ops) if isinstance(ops, NativeOps) else load_reference(path, config, ops)
+    return LoadedModel(model, Text.load(path, model.config.vocab_size))
+
+
+def load_native(path: Path, config: EngineConfig, ops: NativeOps) -> Forward:
+    """The model on the native ops, its weights as they are stored unless the configuration says otherwise."""
+    model_config, tensors = open_checkpoint(path)
+    weights = read_weights(path, tensors, ops, config.native_dtype, config.quantization)
+    return NativeDecoder(model_config, weights, ops)
+
+
+def load_reference(path: Path, config: EngineConfig, ops: Ops) -> Forward:
+    """The model in PyTorch, its weights dequantised."""
     model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
-    return LoadedModel(Decoder(model_config, weights, ops), Text.load(path, model_config.vocab_size))
+    return Decoder(model_config, weights, ops)
 
 
 @dataclass(frozen=True)
@@ -72,13 +89,12 @@ def plan_memory(models: list[LoadedModel], dictionary: Dictionary, config: Engin
     Raises: CapacityError when it doesn't; ConfigError when max_model_len is more than a model's context.
     """
     size = config.page_size
-    configs = [loaded.model.config for loaded in models]
-    bytes_per_page = page_bytes(configs, [loaded.model.dtype for loaded in models], size)
+    bytes_per_page = size * sum(kv_bytes_per_token(loaded.model) for loaded in models)
     budget_bytes = config.kv_budget_bytes()
     num_pages = num_pages_within(budget_bytes, bytes_per_page)
     num_streams = 1 if dictionary.pair.kind == "identical" else 2
     capacity = num_pages // num_streams * size
-    context = min(model_config.max_positions for model_config in configs)
+    context = min(loaded.model.config.max_positions for loaded in models)
     max_model_len = config.max_model_len or min(context, capacity)
     if max_model_len > context:
         raise ConfigError(f"max_model_len is {max_model_len}; the models' context allows {context}")
@@ -92,6 +108,11 @@ def plan_memory(models: list[LoadedModel], dictionary: Dictionary, config: Engin
         *(budget_bytes, size, bytes_per_page // size, num_pages, max_model_len),
     )
     return Memory(num_pages, max_model_len)
+
+
+def kv_bytes_per_token(model: Forward) -> int:
+    """Bytes of the model's K/V of one position."""
+    return model.config.kv_bytes_per_token(model.kv_layout.dtype.itemsize)
 
 
 def make_dictionary(models: list[LoadedModel]) -> Dictionary:
@@ -114,7 +135,7 @@ def make_runner(
 ) -> ModelRunner:
     """The model with K/V tensors of its own and what it must not write."""
     model = loaded.model
-    kv = KVStore(model.config, memory.num_pages, page_size, model.dtype, model.device)
+    kv = KVStore(model.config, memory.num_pages, page_size, model.kv_layout, model.device)
     token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
     forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
     return ModelRunner(model, ops, kv, token_class, forbidden)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from glimp_engine.kernels import Attention, Ops
+from glimp_engine.kv_store import KVLayout, KVStore
 from glimp_engine.model_config import ModelConfig, cos_sin_table
 
 __all__ = ["Decoder", "expected_tensors"]
@@ -100,23 +101,21 @@ class Decoder:
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.embedding = weights.pop("model.embed_tokens.weight")  # [V, d]
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.kv_layout = KVLayout(self.dtype)
         self.cos_sin = cos_sin_table(config, self.device, weights.pop(FREQ_FACTORS, None))
         self.layers = [Layer.take(weights, i) for i in range(config.num_layers)]
         self.norm = weights.pop("model.norm.weight")
         self.head = self.embedding if config.tied_embeddings else weights.pop("lm_head.weight")  # [V, d]
 
-    def forward(
-        self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv_cache: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
         """Logits of the asked rows; the K/V of all tokens is stored.
 
-        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; kv_cache L pairs of [P, Hk, S, D];
-                result [R, V] in float32 or better.
+        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; result [R, V] in float32 or better.
         Cost:   reads every weight once, whatever T is.
         """
         ops, config = self.ops, self.config
         x, residual = ops.embed(token_ids, self.embedding), None
-        for layer, (k_cache, v_cache) in zip(self.layers, kv_cache, strict=True):
+        for layer, (k_cache, v_cache) in zip(self.layers, kv.layers, strict=True):
             normed, residual = ops.rms_norm(x, layer.input_norm, config.rms_norm_eps, residual)
             x = self.attend(layer, normed, batch, k_cache, v_cache)
             normed, residual = ops.rms_norm(x, layer.mlp_norm, config.rms_norm_eps, residual)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from glimp_engine.batch import Batch
 from glimp_engine.kernels import Attention, Ops
-from glimp_engine.kv_store import KVStore
+from glimp_engine.kv_store import KVLayout, KVStore
 from glimp_engine.model_config import ModelConfig
 from glimp_engine.transcript import SampledToken
 
@@ -15,17 +15,18 @@ __all__ = ["Forward", "ModelRunner"]
 
 
 class Forward(Protocol):
-    """What a runner needs of a model: `Decoder`, or a scripted one in tests."""
+    """What a runner needs of a model: `Decoder`, `NativeDecoder`, or a scripted one in tests."""
 
     config: ModelConfig
-    dtype: torch.dtype
     device: torch.device
-    weight_bytes: int
+    kv_layout: KVLayout
+    weight_bytes: int  # that a forward of one token reads
 
-    def forward(
-        self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv_cache: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
-        """Logits [R, V] of the rows logit_rows [R] of the tokens [T]; K/V of all tokens is stored."""
+    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
+        """Logits [R, V] of the rows logit_rows [R] of the tokens [T]; K/V of all tokens is stored.
+
+        The logits hold until the next forward, and may be written to.
+        """
 
 
 class ModelRunner:
@@ -41,7 +42,7 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
         """One ragged forward, and one sampled token for each of its logit rows."""
-        logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv.layers)
+        logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv)
         if not batch.rows:
             return []
         if len(self._forbidden_ids):

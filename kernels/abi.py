@@ -6,11 +6,11 @@ from pathlib import Path
 from glimp_engine.errors import ConfigError
 
 __all__ = [
+    "CKV",
     "PATHS",
     "TYPES",
     "CAttention",
     "CDecoder",
-    "CKV",
     "CLayer",
     "CSampling",
     "CWeight",

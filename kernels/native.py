@@ -1,20 +1,33 @@
 """The ops in C++ for CPUs, behind the C ABI of csrc/glimp.h. What has no native op yet is the reference's."""
 
 import ctypes
-from pathlib import Path
+import os
+import weakref
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from glimp_engine.errors import ConfigError
-from glimp_engine.kernels import Samples, Sampling
+from glimp_engine.kernels import Attention, Samples, Sampling
+from glimp_engine.kernels.abi import (
+    ABI_VERSION,
+    CKV,
+    LIBRARY,
+    PATHS,
+    TYPES,
+    CAttention,
+    CSampling,
+    check_error,
+    load_library,
+)
 from glimp_engine.kernels.reference import ReferenceOps
 
-__all__ = ["NativeOps", "load_library"]
+__all__ = ["ABI_VERSION", "LIBRARY", "NativeOps", "load_library"]
 
-LIBRARY = Path(__file__).parent / "libglimp.so"
-ABI_VERSION = 1
-SAMPLING_FIELDS = {
+UNSUPPORTED_PATH = 6
+KV_TYPES = {torch.float32: TYPES["F32"], torch.float16: TYPES["F16"]}
+SAMPLING_DTYPES = {
     "temperature": torch.float32,
     "top_k": torch.int32,
     "top_p": torch.float32,
@@ -31,88 +44,217 @@ SAMPLING_FIELDS = {
 }
 
 
-class CSampling(ctypes.Structure):
-    """glimp_sampling."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in SAMPLING_FIELDS]
-
-
-def load_library(path: Path = LIBRARY) -> ctypes.CDLL:
-    """The shared library with its functions' types declared.
-
-    Raises: ConfigError when it's missing, or was built for another version of this package.
-    """
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise ConfigError(
-            f"ops is 'native', and {path.name} can't be loaded ({error}): build it with `pip install -e .`, "
-            "or use ops='reference'"
-        ) from error
-    version = library.glimp_abi_version()
-    if version != ABI_VERSION:
-        raise ConfigError(f"{path} has ABI version {version}, expected {ABI_VERSION}: build it anew")
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.glimp_sample.argtypes = [pointer, size, size, size, ctypes.POINTER(CSampling), *[pointer] * 5]
-    library.glimp_philox.argtypes = [pointer, pointer, pointer]
-    library.glimp_error_string.argtypes = [ctypes.c_int32]
-    library.glimp_error_string.restype = ctypes.c_char_p
-    return library
-
-
 class NativeOps(ReferenceOps):
-    """The CPU's op set."""
+    """The CPU's op set: float32 in and out, on threads of its own.
+
+    A layer's keys are [P, Hk, D, S] here, values [P, Hk, S, D]; both float32 or both float16. One call at a time uses
+    the threads, others wait.
+    """
 
     name = "native"
 
-    def __init__(self) -> None:
-        self._library = load_library()
+    def __init__(self, num_threads: int | None = None, path: str = "best") -> None:
+        """num_threads: torch's by default. path: a code path of `abi.PATHS`; the variable GLIMP_CPU_PATH says which
+        one "best" is.
+
+        Raises: ConfigError when the library is missing, or this processor can't run the code path.
+        """
+        self.library = load_library()
+        self.cpu = create_cpu(self.library, num_threads or torch.get_num_threads(), path)
+        weakref.finalize(self, self.library.glimp_cpu_destroy, self.cpu)
+
+    @property
+    def path(self) -> str:
+        """The code path in use, by its name in `abi.PATHS`."""
+        number: int = self.library.glimp_cpu_path(self.cpu)
+        return next(name for name, value in PATHS.items() if value == number)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `Ops.rms_norm`.
+
+        Raises: ValueError, as all ops here do, on a shape, dtype or device that doesn't fit, naming the argument.
+        """
+        num_tokens, d = expect_dims("x", x, 2)
+        summed = x if residual is None else x + expect("residual", residual, (num_tokens, d))
+        out = torch.empty_like(x)
+        code = self.library.glimp_rms_norm(
+            self.cpu,
+            expect("x", summed, (num_tokens, d)).data_ptr(),
+            num_tokens,
+            d,
+            expect("weight", weight, (d,)).data_ptr(),
+            eps,
+            out.data_ptr(),
+        )
+        check_error(self.library, "rms_norm", code)
+        return out, summed
+
+    def rope_and_store(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos_sin: Tensor,
+        batch: Attention,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        q_norm: Tensor | None = None,
+        k_norm: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> Tensor:
+        """See `Ops.rope_and_store`; k_cache [P, Hk, D, S]."""
+        num_tokens, num_heads, head_dim = expect_dims("q", q, 3)
+        num_kv_heads = expect_dims("k", k, 3)[1]
+        if (q_norm is None) != (k_norm is None):
+            raise ValueError("q_norm and k_norm: one is None; allowed: both or neither")
+        heads = ((q, num_heads), (k, num_kv_heads), (v, num_kv_heads))
+        for name, (x, num) in zip(("q", "k", "v"), heads, strict=True):
+            expect(name, x, (num_tokens, num, head_dim), is_contiguous=False)
+        qkv = torch.cat([q, k, v], dim=1)
+        code = self.library.glimp_rope_and_store(
+            self.cpu,
+            qkv.data_ptr(),
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            expect("cos_sin", cos_sin, (cos_sin.shape[0], 2, head_dim // 2)).data_ptr(),
+            cos_sin.shape[0],
+            None if q_norm is None else expect("q_norm", q_norm, (head_dim,)).data_ptr(),
+            None if k_norm is None else expect("k_norm", k_norm, (head_dim,)).data_ptr(),
+            eps,
+            attention_of(batch, num_tokens),
+            kv_of(k_cache, v_cache, num_kv_heads, head_dim),
+        )
+        check_error(self.library, "rope_and_store", code)
+        return qkv[:, :num_heads]
+
+    def paged_attention(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float) -> Tensor:
+        """See `Ops.paged_attention`; k_cache [P, Hk, D, S]. Of q only a token's heads must be contiguous."""
+        num_tokens, num_heads, head_dim = expect_dims("q", q, 3)
+        expect("q", q, tuple(q.shape), is_contiguous=False)
+        if q.numel() and (q.stride(2) != 1 or q.stride(1) != head_dim):
+            raise ValueError(f"q has strides {q.stride()}; allowed: a token's heads contiguous")
+        num_kv_heads = expect_dims("k_cache", k_cache, 4)[1]
+        out = torch.empty(num_tokens, num_heads, head_dim)
+        code = self.library.glimp_paged_attention(
+            self.cpu,
+            q.data_ptr(),
+            max(q.stride(0), num_heads * head_dim),
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            scale,
+            attention_of(batch, num_tokens),
+            kv_of(k_cache, v_cache, num_kv_heads, head_dim),
+            out.data_ptr(),
+        )
+        check_error(self.library, "paged_attention", code)
+        return out
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """See `Ops.silu_mul`."""
+        num_tokens, width = expect_dims("x", x, 2)
+        if width % 2:
+            raise ValueError(f"x has {width} columns; allowed: an even number")
+        out = torch.empty(num_tokens, width // 2)
+        address = expect("x", x, (num_tokens, width)).data_ptr()
+        code = self.library.glimp_silu_mul(self.cpu, address, num_tokens, width // 2, out.data_ptr())
+        check_error(self.library, "silu_mul", code)
+        return out
 
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
-        """One token a row, see `Ops.sample`; float32 logits on the CPU, other dtypes go the reference's way.
-
-        Raises: ValueError on a shape, dtype or device that doesn't fit, naming the argument.
-        """
-        if logits.dtype != torch.float32:
-            return super().sample(logits, params, token_class)
-        num_rows, vocab_size = logits.shape
+        """One token a row, see `Ops.sample`. Of the logits only a row must be contiguous."""
+        num_rows, vocab_size = expect_dims("logits", logits, 2)
+        expect("logits", logits, (num_rows, vocab_size), is_contiguous=False)
         if logits.stride(1) != 1 and vocab_size > 1:
             raise ValueError(f"logits has strides {logits.stride()}; allowed: the last dim contiguous")
-        check("token_class", token_class, torch.uint8, vocab_size)
-        columns = CSampling(*(check_column(params, name, num_rows) for name in SAMPLING_FIELDS))
         samples = Samples(
             token=torch.empty(num_rows, dtype=torch.int64),
             entropy=torch.empty(num_rows, dtype=torch.float32),
             logprob=torch.empty(num_rows, dtype=torch.float32),
             token_class=torch.empty(num_rows, dtype=torch.uint8),
         )
-        error = self._library.glimp_sample(
+        code = self.library.glimp_sample(
+            self.cpu,
             logits.data_ptr(),
             num_rows,
             vocab_size,
             max(logits.stride(0), vocab_size),
-            columns,
-            token_class.data_ptr(),
+            sampling_of(params, num_rows),
+            expect("token_class", token_class, (vocab_size,), torch.uint8).data_ptr(),
             *(out.data_ptr() for out in (samples.token, samples.entropy, samples.logprob, samples.token_class)),
         )
-        if error:
-            raise ValueError(f"sample: {self._library.glimp_error_string(error).decode()}")
+        check_error(self.library, "sample", code)
         return samples
 
 
-def check_column(params: Sampling, name: str, num_rows: int) -> int:
-    """Address of one field of the sampling parameters."""
-    column: Tensor = getattr(params, name)
-    if name in ("seen_ids", "seen_counts"):
-        num_entries = int(params.seen_start[-1])
-    else:
-        num_entries = num_rows + (name == "seen_start")
-    return check(f"params.{name}", column, SAMPLING_FIELDS[name], num_entries)
+def create_cpu(library: ctypes.CDLL, num_threads: int, path: str) -> ctypes.c_void_p:
+    """A glimp_cpu; whoever calls destroys it."""
+    if path == "best":
+        path = os.environ.get("GLIMP_CPU_PATH", path)
+    if path not in PATHS:
+        raise ConfigError(f"path is {path!r}; allowed: {', '.join(PATHS)}")
+    cpu = ctypes.c_void_p()
+    code = library.glimp_cpu_create(num_threads, PATHS[path], ctypes.byref(cpu))
+    if code:
+        text = library.glimp_error_string(code).decode()
+        what = f"path is {path!r}" if code == UNSUPPORTED_PATH else f"num_threads is {num_threads}"
+        raise ConfigError(f"{what}: {text}")
+    return cpu
 
 
-def check(name: str, tensor: Tensor, dtype: torch.dtype, num_entries: int) -> int:
-    """Address of a contiguous vector on the CPU."""
+def attention_of(batch: Attention, num_tokens: int) -> CAttention:
+    """The batch's addresses; valid as long as its tensors are."""
+    num_sequences, max_pages = expect_dims("batch.page_table", batch.page_table, 2)
+    return CAttention(
+        num_tokens,
+        num_sequences,
+        max_pages,
+        expect("batch.positions", batch.positions, (num_tokens,), torch.int64).data_ptr(),
+        expect("batch.slots", batch.slots, (num_tokens,), torch.int64).data_ptr(),
+        expect("batch.query_start", batch.query_start, (num_sequences + 1,), torch.int32).data_ptr(),
+        expect("batch.page_table", batch.page_table, (num_sequences, max_pages), torch.int32).data_ptr(),
+        expect("batch.kv_len", batch.kv_len, (num_sequences,), torch.int32).data_ptr(),
+    )
+
+
+def kv_of(k_cache: Tensor, v_cache: Tensor, num_kv_heads: int, head_dim: int) -> CKV:
+    """One layer's K/V: k_cache [P, Hk, D, S], v_cache [P, Hk, S, D]."""
+    num_pages, _, _, page_size = expect_dims("k_cache", k_cache, 4)
+    if k_cache.dtype not in KV_TYPES:
+        raise ValueError(f"k_cache is {k_cache.dtype}; allowed: {', '.join(map(str, KV_TYPES))}")
+    expect("k_cache", k_cache, (num_pages, num_kv_heads, head_dim, page_size), k_cache.dtype)
+    expect("v_cache", v_cache, (num_pages, num_kv_heads, page_size, head_dim), k_cache.dtype)
+    return CKV(k_cache.data_ptr(), v_cache.data_ptr(), num_pages, page_size, KV_TYPES[k_cache.dtype])
+
+
+def sampling_of(params: Sampling, num_rows: int) -> CSampling:
+    """The parameters' addresses; valid as long as they are."""
+    expect("params.seen_start", params.seen_start, (num_rows + 1,), torch.int32)
+    num_seen = int(params.seen_start[-1])
+    lengths = {"seen_start": num_rows + 1, "seen_ids": num_seen, "seen_counts": num_seen}
+    return CSampling(
+        *(
+            expect(f"params.{name}", getattr(params, name), (lengths.get(name, num_rows),), dtype).data_ptr()
+            for name, dtype in SAMPLING_DTYPES.items()
+        )
+    )
+
+
+def expect_dims(name: str, tensor: Tensor, num_dims: int) -> Sequence[int]:
+    """The tensor's shape."""
+    if tensor.ndim != num_dims:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed: {num_dims} dims")
+    return tensor.shape
+
+
+def expect(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, is_contiguous: bool = True
+) -> Tensor:
+    """The tensor, if it's what a kernel can read."""
     found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
-    if found != (dtype, (num_entries,), "cpu") or not tensor.is_contiguous():
-        raise ValueError(f"{name} is {found}; allowed: {(dtype, (num_entries,), 'cpu')}, contiguous")
-    return tensor.data_ptr()
+    if found != (dtype, shape, "cpu"):
+        raise ValueError(f"{name} is {found}; allowed: {(dtype, shape, 'cpu')}")
+    if is_contiguous and not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}; allowed: contiguous")
+    return tensor

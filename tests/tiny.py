@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from glimp_engine import LoadedModel
+from glimp_engine.kv_store import KVLayout
 from glimp_engine.model_config import ModelConfig
 from glimp_engine.text import Text
 
@@ -63,8 +64,8 @@ def save_checkpoint(directory, tokenizer, seed, num_layers=2, hidden_size=32, he
 class ScriptedModel:
     """Logits by a function of (position, token id): no weights, and K/V that nobody reads."""
 
-    dtype = torch.float32
     device = torch.device("cpu")
+    kv_layout = KVLayout(torch.float32)
     weight_bytes = 100
 
     def __init__(self, logits_at, vocab_size, max_positions=512):
@@ -89,7 +90,7 @@ class ScriptedModel:
         self.logits_at = logits_at
         self.forwards = []  # the token ids of each
 
-    def forward(self, token_ids, batch, logit_rows, kv_cache):
+    def forward(self, token_ids, batch, logit_rows, kv):
         self.forwards.append(token_ids.tolist())
         rows = [self.logits_at(int(batch.positions[row]), int(token_ids[row])) for row in logit_rows]
         return torch.stack(rows) if rows else torch.empty(0, self.config.vocab_size)

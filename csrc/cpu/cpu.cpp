@@ -4,6 +4,10 @@
 
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace glimp {
 
 #define GLIMP_DECLARE(path)                   \
@@ -32,6 +36,8 @@ const Kernels kPaths[] = {
     GLIMP_KERNELS(GLIMP_PATH_PORTABLE, portable),
 };
 
+constexpr int64_t kHugePage = 2 << 20;
+
 bool can_run(int32_t path) {
     if (path == GLIMP_PATH_PORTABLE) return true;
 #ifdef GLIMP_X86
@@ -58,9 +64,13 @@ void *Scratch::reserve(int64_t num_bytes) {
     if (num_bytes > num_bytes_) {
         std::free(data_);
         num_bytes_ = 0;
-        const int64_t rounded = (num_bytes + 63) / 64 * 64;
-        data_ = std::aligned_alloc(64, static_cast<size_t>(rounded));
+        const int64_t unit = num_bytes < kHugePage ? 64 : kHugePage, rounded = (num_bytes + unit - 1) / unit * unit;
+        data_ = std::aligned_alloc(static_cast<size_t>(unit), static_cast<size_t>(rounded));
         if (!data_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        // the rows of a wide output lie on as many small pages as there are rows, more than the TLB holds
+        if (unit == kHugePage) madvise(data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+#endif
         num_bytes_ = rounded;
     }
     return data_;
@@ -69,6 +79,21 @@ void *Scratch::reserve(int64_t num_bytes) {
 }  // namespace glimp
 
 extern "C" {
+
+int32_t glimp_abi_version(void) { return GLIMP_ABI_VERSION; }
+
+const char *glimp_error_string(int32_t error) {
+    switch (error) {
+        case GLIMP_OK: return "no error";
+        case GLIMP_NULL_POINTER: return "a pointer is null";
+        case GLIMP_BAD_SIZE: return "a size is negative, zero where nothing can be, or doesn't fit the others";
+        case GLIMP_OUT_OF_RANGE: return "a token id is outside the vocabulary, or a position, slot or page isn't there";
+        case GLIMP_OUT_OF_MEMORY: return "out of memory";
+        case GLIMP_BAD_TYPE: return "an element type that this op doesn't take";
+        case GLIMP_UNSUPPORTED_PATH: return "this processor, or this build, hasn't got the code path";
+        default: return "unknown error";
+    }
+}
 
 int32_t glimp_cpu_create(int32_t num_threads, int32_t path, glimp_cpu **cpu) {
     if (!cpu) return GLIMP_NULL_POINTER;

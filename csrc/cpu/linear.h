@@ -7,13 +7,25 @@
 
 namespace glimp {
 
+constexpr int kGroup = 8;  // rows of activations that share a weight in registers
+
 // Activations as int8. Blocks of 32 share a scale: x = scale * q.
+//
+// Rows are kept in groups of 8, the last one with what's left, R. Inside a group the rows lie side by side, so that
+// what a product reads together is in one cache line: q [k / 4][R][4], scale and moment [k / 32][R],
+// minus_sums [k / 32][3][R].
 struct QuantizedRows {
-    int8_t *q;       // [T, k]
-    float *scale;    // [T, k / 32]
-    float *moment;   // [T, k / 32]: scale * the block's sum of q
-    int32_t *sum;    // [T, k / 16]: sums of q, for weights that are stored with an offset
+    int8_t *q;
+    float *scale;
+    float *moment;  // scale * the block's sum of q
+    int32_t *minus_sums;  // of the block's q, its first half's, its second half's: for weights with an offset
+    int64_t num_rows;
     int64_t k;
+
+    int64_t rows_of_group(int64_t group) const {
+        const int64_t left = num_rows - group * kGroup;
+        return left < kGroup ? left : kGroup;
+    }
 };
 
 // Where a product goes: out [T, n], rows `stride` apart.
@@ -26,9 +38,9 @@ struct Output {
 struct LinearKernels {
     // one row [k] of x as row t of `rows`; k is a multiple of 32
     void (*quantize)(const float *x, const QuantizedRows &rows, int64_t t);
-    // outputs of tiles first ... last - 1, 16 of them in each; scratch holds kScratchBytes
-    void (*quantized)(const glimp_weight &weight, const QuantizedRows &x, int64_t num_tokens, int64_t first,
-                      int64_t last, const Output &out, void *scratch);
+    // outputs of tiles first ... last - 1, 16 of them in each
+    void (*quantized)(const glimp_weight &weight, const QuantizedRows &x, int64_t first, int64_t last,
+                      const Output &out);
     // the same of a float type, x [T, k]
     void (*floating)(const glimp_weight &weight, const float *x, int64_t num_tokens, int64_t first, int64_t last,
                      const Output &out);

@@ -1,305 +1,325 @@
 // sample: entropy, log-probability and one token of each logit row. The specification is kernels/sampling.py.
+//
+// A row is taken in parts of kPart values. Sums of parts are added in their order, and a token's score depends on
+// nothing else, so neither the number of threads nor the other rows can change a result.
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <new>
-#include <vector>
 
-#include "../glimp.h"
+#include "ops.h"
 #include "philox.h"
 
-// The loops over the vocabulary are compiled once for each of these, and the best is chosen when the library loads.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define GLIMP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define GLIMP_CLONES
-#endif
+namespace glimp {
 
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr int kLanes = 16;
-constexpr int kChunk = 64 * kLanes;  // values added up in float before they go into a double
-constexpr int kGroup = 4;  // tokens that share one Philox counter
-constexpr int kBlockTokens = kLanes * kGroup;  // tokens of a block: their random words are made together
+constexpr int64_t kPart = 256 * kBlockTokens;  // a few microseconds
+constexpr int64_t kWeightsAtOnce = 256;
 
-// exp(x) for x <= 0, to 2 ulp; below -87 it's 0. Without a branch, so that loops of it are vectorised.
-inline float exp_nonpositive(float x) {
-    const float clamped = std::max(x, -87.0f);
-    const float n = std::nearbyint(clamped * 1.44269504f);
-    const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;  // coefficients of Cephes' expf
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    union {
-        int32_t bits;
-        float value;
-    } scale = {(static_cast<int32_t>(n) + 127) << 23};
-    return x < -87.0f ? 0.0f : p * scale.value;
-}
+int64_t num_parts(int64_t n) { return (n + kPart - 1) / kPart; }
+int64_t num_blocks(int64_t n) { return (n + kBlockTokens - 1) / kBlockTokens; }
 
-// The largest value; NaN if there is any NaN.
-GLIMP_CLONES float row_max(const float *x, int64_t n) {
-    float lanes[kLanes];
-    int bad[kLanes] = {};
-    std::fill(lanes, lanes + kLanes, -kInfinity);
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-        for (int j = 0; j < kLanes; ++j) {
-            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-            bad[j] |= x[i + j] != x[i + j];
-        }
-    for (; i < n; ++i) {
-        lanes[0] = std::max(lanes[0], x[i]);
-        bad[0] |= x[i] != x[i];
-    }
-    for (int j = 0; j < kLanes; ++j)
-        if (bad[j]) return kNaN;
-    return *std::max_element(lanes, lanes + kLanes);
-}
-
-struct Mass {
-    double total;  // sum of exp(x - max)
-    double moment;  // sum of exp(x - max) * (x - max)
+struct Draw {
+    float score;
+    int64_t token;
 };
 
-// What entropy and log-probability are made of. The order of the additions depends on n alone.
-GLIMP_CLONES Mass row_mass(const float *x, int64_t n, float max) {
-    Mass mass = {0.0, 0.0};
-    for (int64_t begin = 0; begin < n; begin += kChunk) {
-        const int64_t end = std::min(n, begin + kChunk);
-        float total[kLanes] = {}, moment[kLanes] = {};
-        int64_t i = begin;
-        for (; i + kLanes <= end; i += kLanes)
-            for (int j = 0; j < kLanes; ++j) {
-                const float d = std::max(x[i + j] - max, -88.0f);  // exp is 0 there, and 0 * -inf would be NaN
-                const float e = exp_nonpositive(d);
-                total[j] += e;
-                moment[j] += e * d;
+bool is_better(const Draw &a, const Draw &b) {
+    return a.score > b.score || (a.score == b.score && a.token < b.token);
+}
+
+// What the threads find out about a part of a row.
+struct Part {
+    float max;
+    Mass mass;
+    int64_t num_candidates;
+    Draw draw;
+};
+
+// The memory that one row needs.
+struct Room {
+    Part *parts;
+    float *scaled;      // [V]
+    float *candidates;  // [V]
+};
+
+int64_t room_bytes(int64_t vocab_size) {
+    const int64_t padded = num_blocks(vocab_size) * kBlockTokens * static_cast<int64_t>(sizeof(float));
+    return 2 * padded + (num_parts(vocab_size) * static_cast<int64_t>(sizeof(Part)) + 63) / 64 * 64;
+}
+
+Room make_room(char *memory, int64_t vocab_size) {
+    const int64_t padded = num_blocks(vocab_size) * kBlockTokens;
+    auto *floats = reinterpret_cast<float *>(memory);
+    return {reinterpret_cast<Part *>(floats + 2 * padded), floats, floats + padded};
+}
+
+// An exponential variate of a random word; below 2^-8 the series is exact in float32.
+float exponential(uint32_t word) {
+    const double uniform = (static_cast<double>(word) + 0.5) * 0x1p-32;
+    const float w = static_cast<float>(std::min(uniform, 1.0 - 0x1p-24));
+    if (w < 0x1p-8f) return w * (1.0f + w * (0.5f + w * (1.0f / 3.0f + w * 0.25f)));
+    return -std::log1p(-w);
+}
+
+// One row: x [n] are its raw logits, z what becomes of them.
+class RowSampler {
+  public:
+    RowSampler(glimp_cpu &cpu, const glimp_sampling &params, const float *x, int64_t n, int64_t r, bool is_alone,
+               const Room &room)
+        : cpu_(cpu), kernels_(cpu.kernels.vocabulary), p_(params), x_(x), n_(n), r_(r), is_alone_(is_alone),
+          room_(room) {}
+
+    void sample(int64_t *token, float *entropy, float *logprob) {
+        *token = 0;
+        *entropy = *logprob = kNaN;
+        const float max = max_of(x_);
+        if (!std::isfinite(max)) return;
+        const Mass mass = mass_of(x_, max);
+        *token = choose(max, mass.total);
+        const double log_total = std::log(mass.total);
+        *entropy = static_cast<float>(std::max(0.0, log_total - mass.moment / mass.total));
+        *logprob = static_cast<float>(static_cast<double>(x_[*token]) - max - log_total);
+    }
+
+  private:
+    // Calls task(part, begin, size) for all parts of the row: on all threads if no other row is being sampled.
+    template <class Task>
+    void for_each_part(Task &&task) {
+        const auto one = [&](int64_t i) { task(room_.parts[i], i * kPart, std::min(kPart, n_ - i * kPart)); };
+        if (is_alone_) return cpu_.threads.run(num_parts(n_), [&](int64_t i, int) { one(i); });
+        for (int64_t i = 0; i < num_parts(n_); ++i) one(i);
+    }
+
+    // The largest of z [V], NaN if there is any NaN.
+    float max_of(const float *z) {
+        for_each_part([&](Part &part, int64_t begin, int64_t size) { part.max = kernels_.row_max(z + begin, size); });
+        float max = -kInfinity;
+        for (int64_t i = 0; i < num_parts(n_) && !std::isnan(max); ++i)
+            max = room_.parts[i].max <= max ? max : room_.parts[i].max;
+        return max;
+    }
+
+    // The first token whose value is `max`, which max_of(z) has just given.
+    int64_t first_of(const float *z, float max) {
+        int64_t i = 0;
+        while (room_.parts[i].max != max) ++i;
+        return i * kPart + kernels_.first_equal(z + i * kPart, std::min(kPart, n_ - i * kPart), max);
+    }
+
+    Mass mass_of(const float *z, float max) {
+        for_each_part([&](Part &part, int64_t begin, int64_t size) {
+            part.mass = kernels_.row_mass(z + begin, size, max);
+        });
+        Mass mass = {0.0, 0.0};
+        for (int64_t i = 0; i < num_parts(n_); ++i)
+            mass.total += room_.parts[i].mass.total, mass.moment += room_.parts[i].mass.moment;
+        return mass;
+    }
+
+    // The penalised logits.
+    void penalize(float *z) {
+        std::copy(x_, x_ + n_, z);
+        for (int32_t s = p_.seen_start[r_]; s < p_.seen_start[r_ + 1]; ++s) {
+            float &value = z[p_.seen_ids[s]];
+            const float count = static_cast<float>(p_.seen_counts[s]), repetition = p_.repetition_penalty[r_];
+            value = value > 0 ? value / repetition : value * repetition;
+            value = value - p_.frequency_penalty[r_] * count - p_.presence_penalty[r_] * (count > 0 ? 1.0f : 0.0f);
+        }
+    }
+
+    // raw_total: the mass of the raw logits
+    int64_t choose(float max, double raw_total) {
+        const float *z = x_;
+        if (p_.seen_start[r_] != p_.seen_start[r_ + 1]) {
+            penalize(room_.scaled);
+            z = room_.scaled;
+            max = max_of(z);
+        }
+        const int64_t likeliest = first_of(z, max);
+        const float temperature = p_.temperature[r_];
+        if (temperature == 0) return likeliest;
+        if (temperature != 1) {
+            for_each_part([&](Part &, int64_t begin, int64_t size) {
+                kernels_.divide(z + begin, size, temperature, room_.scaled + begin);
+            });
+            z = room_.scaled;
+            max = max / temperature;
+        }
+        return draw(z, likeliest, filter_threshold(z, max, raw_total));
+    }
+
+    // The values of z [V] from `least` on become the candidates; how many there are.
+    int64_t collect(const float *z, float least) {
+        for_each_part([&](Part &part, int64_t begin, int64_t size) {
+            part.num_candidates = kernels_.values_from(z + begin, size, least, room_.candidates + begin);
+        });
+        int64_t count = room_.parts[0].num_candidates;
+        for (int64_t i = 1; i < num_parts(n_); ++i) {
+            const float *found = room_.candidates + i * kPart;
+            std::copy(found, found + room_.parts[i].num_candidates, room_.candidates + count);
+            count += room_.parts[i].num_candidates;
+        }
+        return count;
+    }
+
+    // Adds exp(x - max) of x [count], one by one; stops where the sum reaches `enough`, and says how many it added.
+    int64_t add_weights(const float *x, int64_t count, float max, double enough, double *total) {
+        float weights[kWeightsAtOnce];
+        for (int64_t begin = 0; begin < count; begin += kWeightsAtOnce) {
+            const int64_t size = std::min(kWeightsAtOnce, count - begin);
+            kernels_.exponentials(x + begin, size, max, weights);
+            for (int64_t i = 0; i < size; ++i) {
+                *total += weights[i];
+                if (*total >= enough) return begin + i + 1;
             }
-        for (; i < end; ++i) {
-            const float d = std::max(x[i] - max, -88.0f), e = exp_nonpositive(d);
-            total[0] += e;
-            moment[0] += e * d;
         }
-        for (int j = 0; j < kLanes; ++j) mass.total += total[j], mass.moment += moment[j];
+        return count;
     }
-    return mass;
-}
 
-// How many values a row's scratch holds: whole blocks.
-int64_t padded(int64_t n) { return (n + kBlockTokens - 1) / kBlockTokens * kBlockTokens; }
-
-int64_t first_equal(const float *x, int64_t n, float value) { return std::find(x, x + n, value) - x; }
-
-// z [V] becomes the penalised logits of row r.
-int32_t penalize(float *z, int64_t vocab_size, const glimp_sampling &p, int64_t r) {
-    for (int32_t s = p.seen_start[r]; s < p.seen_start[r + 1]; ++s) {
-        const int64_t id = p.seen_ids[s];
-        if (id < 0 || id >= vocab_size) return GLIMP_OUT_OF_RANGE;
-        const float count = static_cast<float>(p.seen_counts[s]), repetition = p.repetition_penalty[r];
-        z[id] = z[id] > 0 ? z[id] / repetition : z[id] * repetition;
-        z[id] = z[id] - p.frequency_penalty[r] * count - p.presence_penalty[r] * (count > 0 ? 1.0f : 0.0f);
-    }
-    return GLIMP_OK;
-}
-
-// The largest of a block's kBlockTokens values.
-GLIMP_CLONES float block_max(const float *z) {
-    float lanes[kLanes];
-    std::copy(z, z + kLanes, lanes);
-    for (int i = kLanes; i < kBlockTokens; i += kLanes)
-        for (int j = 0; j < kLanes; ++j) lanes[j] = std::max(lanes[j], z[i + j]);
-    return *std::max_element(lanes, lanes + kLanes);
-}
-
-// The least value that top_p keeps of these candidates, whose mass is `total`; they're reordered.
-float top_p_threshold(std::vector<float> &candidates, float max, double total, float top_p) {
-    double cumulative = 0.0;
-    auto sorted = candidates.begin();
-    for (std::ptrdiff_t chunk = 256; sorted != candidates.end(); chunk *= 4) {
-        const auto end = candidates.end() - sorted > chunk ? sorted + chunk : candidates.end();
-        std::partial_sort(sorted, end, candidates.end(), std::greater<float>());
-        for (; sorted != end; ++sorted) {
-            cumulative += exp_nonpositive(*sorted - max);
-            if (cumulative >= top_p * total) return *sorted;
+    // The least value that top_p keeps of the candidates [count], whose mass is `total`; they're reordered.
+    float top_p_threshold(int64_t count, float max, double total) {
+        double cumulative = 0.0;
+        const double enough = p_.top_p[r_] * total;
+        float *begin = room_.candidates, *end = begin + count;
+        for (std::ptrdiff_t size = 256; begin != end; size *= 4) {
+            float *sorted = begin + std::min(size, end - begin);
+            std::partial_sort(begin, sorted, end, std::greater<float>());
+            const int64_t added = add_weights(begin, sorted - begin, max, enough, &cumulative);
+            if (cumulative >= enough) return begin[added - 1];
+            begin = sorted;
         }
+        return count == 0 ? -kInfinity : end[-1];
     }
-    return candidates.empty() ? -kInfinity : candidates.back();
-}
 
-// The values of z [V], padded with -inf, from `least` on.
-std::vector<float> values_from(const float *z, int64_t n, float least) {
-    std::vector<float> values;
-    for (int64_t begin = 0; begin < n; begin += kBlockTokens) {
-        if (block_max(z + begin) < least) continue;
-        for (int i = 0; i < kBlockTokens; ++i)
-            if (z[begin + i] >= least && z[begin + i] > -kInfinity) values.push_back(z[begin + i]);
-    }
-    return values;
-}
-
-// The least value of z [V] that min_p, top_k and top_p, in this order, leave. All cut by value, so ties stay together.
-float filter_threshold(const float *z, int64_t n, float max, const glimp_sampling &p, int64_t r) {
-    float threshold = p.min_p[r] > 0 ? max + std::log(p.min_p[r]) : -kInfinity;
-    const bool has_top_k = p.top_k[r] > 0 && p.top_k[r] < n, has_top_p = p.top_p[r] < 1;
-    if (!has_top_k && !has_top_p) return threshold;
-    if (!has_top_k && p.min_p[r] == 0) {
-        // all n values below max - d have less mass than n exp(-d): leave aside what top_p cuts off in any case
-        const double total = row_mass(z, n, max).total, rest = (1.0 - p.top_p[r]) * total;
-        std::vector<float> candidates = values_from(z, n, max - static_cast<float>(std::log(n / rest)) - 0.01f);
-        return top_p_threshold(candidates, max, total, p.top_p[r]);
-    }
-    std::vector<float> candidates = values_from(z, n, threshold);
-    if (has_top_k && p.top_k[r] < static_cast<int64_t>(candidates.size())) {
-        const auto kth = candidates.begin() + (p.top_k[r] - 1);
-        std::nth_element(candidates.begin(), kth, candidates.end(), std::greater<float>());
-        threshold = std::max(threshold, *kth);
-        const auto below = [threshold](float value) { return value < threshold; };
-        candidates.erase(std::remove_if(candidates.begin(), candidates.end(), below), candidates.end());
-    }
-    if (!has_top_p) return threshold;
-    double total = 0.0;
-    for (const float value : candidates) total += exp_nonpositive(value - max);
-    return std::max(threshold, top_p_threshold(candidates, max, total, p.top_p[r]));
-}
-
-// The random words of the tokens from 4 * first_group on: what glimp::philox gives, for all lanes together.
-GLIMP_CLONES void block_words(uint32_t first_group, uint32_t position, uint32_t sequence, const uint32_t key[2],
-                              uint32_t words[kBlockTokens]) {
-    uint32_t c[kGroup][kLanes];
-    for (int j = 0; j < kLanes; ++j) c[0][j] = first_group + j, c[1][j] = position, c[2][j] = sequence, c[3][j] = 0;
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < glimp::kPhiloxRounds; ++round) {
-        for (int j = 0; j < kLanes; ++j) glimp::philox_round(c[0][j], c[1][j], c[2][j], c[3][j], k0, k1);
-        k0 += glimp::kPhiloxStep0, k1 += glimp::kPhiloxStep1;
-    }
-    for (int j = 0; j < kLanes; ++j)
-        for (int g = 0; g < kGroup; ++g) words[kGroup * j + g] = c[g][j];
-}
-
-// Which tokens of the block may score above `best`; false if none. A noise is at least the uniform it's made of, so
-// z - log(noise) >= best takes uniform <= exp(z - best): one cheap exp, with a margin for its rounding, spares two logs.
-GLIMP_CLONES bool may_win(const float *z, const uint32_t *words, float best, uint8_t *winners) {
-    uint8_t any = 0;
-    for (int i = 0; i < kBlockTokens; ++i) {
-        const float bound = exp_nonpositive(std::min(z[i] - best, 0.0f)) * 1.0001f;
-        const float uniform = static_cast<float>(words[i]) * 0x1p-32f;
-        winners[i] = (z[i] >= best) | (uniform <= bound);
-        any |= winners[i];
-    }
-    return any != 0;
-}
-
-// Gumbel-max over the values of z [V], padded with -inf, from the threshold on.
-int64_t draw(const float *z, int64_t n, float max, float threshold, const glimp_sampling &p, int64_t r) {
-    const uint64_t seed = static_cast<uint64_t>(p.seed[r]);
-    const uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-    float best = -kInfinity;
-    int64_t best_id = n;
-    uint32_t words[kBlockTokens];
-    uint8_t winners[kBlockTokens];
-    const auto consider = [&](int64_t block) {
-        const float *values = z + kBlockTokens * block;
-        const float largest = block_max(values);
-        if (largest < threshold || largest == -kInfinity || largest + glimp::kMaxGumbel < best) return;
-        block_words(static_cast<uint32_t>(kLanes * block), static_cast<uint32_t>(p.position[r]),
-                    static_cast<uint32_t>(p.sequence_index[r]), key, words);
-        if (!may_win(values, words, best, winners)) return;
-        for (int i = 0; i < kBlockTokens; ++i) {
-            if (!winners[i] || values[i] < threshold || values[i] == -kInfinity) continue;
-            const int64_t id = kBlockTokens * block + i;
-            const float score = values[i] - std::log(glimp::exponential(words[i]));
-            if (score > best || (score == best && id < best_id)) best = score, best_id = id;
+    // The least value of z [V] that min_p, top_k and top_p, in this order, leave. All cut by value, so ties stay
+    // together.
+    float filter_threshold(const float *z, float max, double raw_total) {
+        const int64_t top_k = p_.top_k[r_];
+        const float min_p = p_.min_p[r_], top_p = p_.top_p[r_];
+        float threshold = min_p > 0 ? max + std::log(min_p) : -kInfinity;
+        const bool has_top_k = top_k > 0 && top_k < n_, has_top_p = top_p < 1;
+        if (!has_top_k && !has_top_p) return threshold;
+        if (!has_top_k && min_p == 0) {
+            // all n values below max - d have less mass than n exp(-d): leave aside what top_p cuts off in any case
+            const double total = z == x_ ? raw_total : mass_of(z, max).total, rest = (1.0 - top_p) * total;
+            const float least = max - static_cast<float>(std::log(static_cast<double>(n_) / rest)) - 0.01f;
+            return top_p_threshold(collect(z, least), max, total);
         }
-    };
-    consider(first_equal(z, n, max) / kBlockTokens);  // a good bound early spares most of the others their random numbers
-    for (int64_t block = 0; kBlockTokens * block < n; ++block) consider(block);
-    return best_id;
-}
-
-GLIMP_CLONES void divide(float *z, const float *x, int64_t n, float temperature) {
-    for (int64_t i = 0; i < n; ++i) z[i] = x[i] / temperature;
-}
-
-int32_t choose(const float *x, int64_t n, float max, const glimp_sampling &p, int64_t r, std::vector<float> &scratch,
-               int64_t *token) {
-    const bool has_seen = p.seen_start[r] != p.seen_start[r + 1];
-    if (has_seen) {
-        scratch.resize(padded(n));
-        std::copy(x, x + n, scratch.data());
-        if (const int32_t error = penalize(scratch.data(), n, p, r)) return error;
-        x = scratch.data();
-        max = row_max(x, n);
+        int64_t count = collect(z, threshold);
+        float *candidates = room_.candidates;
+        if (has_top_k && top_k < count) {
+            std::nth_element(candidates, candidates + (top_k - 1), candidates + count, std::greater<float>());
+            threshold = std::max(threshold, candidates[top_k - 1]);
+            const auto is_below = [threshold](float value) { return value < threshold; };
+            count = std::remove_if(candidates, candidates + count, is_below) - candidates;
+        }
+        if (!has_top_p) return threshold;
+        double total = 0.0;
+        add_weights(candidates, count, max, kInfinity, &total);
+        return std::max(threshold, top_p_threshold(count, max, total));
     }
-    if (p.temperature[r] == 0) {
-        *token = first_equal(x, n, max);
-        return GLIMP_OK;
+
+    // The best of `best` and the draws of the block's values from the threshold on.
+    Draw draw_block(const float *z, int64_t block, float threshold, const NoiseKey &key, Draw best) const {
+        uint32_t words[kBlockTokens];
+        uint64_t winners = kernels_.may_win(z, n_, block, key, best.score, words);
+        for (; winners; winners &= winners - 1) {
+            const int i = __builtin_ctzll(winners);
+            const int64_t token = block * kBlockTokens + i;
+            if (token >= n_ || z[token] < threshold || z[token] == -kInfinity) continue;
+            const Draw found = {z[token] - std::log(exponential(words[i])), token};
+            if (is_better(found, best)) best = found;
+        }
+        return best;
     }
-    scratch.resize(padded(n));
-    divide(scratch.data(), x, n, p.temperature[r]);
-    std::fill(scratch.begin() + n, scratch.end(), -kInfinity);
-    max = max / p.temperature[r];
-    const float threshold = filter_threshold(scratch.data(), n, max, p, r);
-    *token = draw(scratch.data(), n, max, threshold, p, r);
+
+    // Gumbel-max over the values of z [V] from the threshold on.
+    int64_t draw(const float *z, int64_t likeliest, float threshold) {
+        const uint64_t seed = static_cast<uint64_t>(p_.seed[r_]);
+        const NoiseKey key = {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)},
+                              static_cast<uint32_t>(p_.position[r_]),
+                              static_cast<uint32_t>(p_.sequence_index[r_])};
+        // a good bound early spares most blocks their random numbers
+        const Draw early = draw_block(z, likeliest / kBlockTokens, threshold, key, {-kInfinity, n_});
+        for_each_part([&](Part &part, int64_t begin, int64_t size) {
+            part.draw = early;
+            const int64_t end = num_blocks(begin + size);
+            for (int64_t block = begin / kBlockTokens; block < end; ++block) {
+                const float least = std::max(threshold, part.draw.score - kMaxGumbel);
+                block = kernels_.next_block(z, n_, block, end, least);
+                if (block < end) part.draw = draw_block(z, block, threshold, key, part.draw);
+            }
+        });
+        Draw best = early;
+        for (int64_t i = 0; i < num_parts(n_); ++i)
+            if (is_better(room_.parts[i].draw, best)) best = room_.parts[i].draw;
+        return best.token;
+    }
+
+    glimp_cpu &cpu_;
+    const VocabularyKernels &kernels_;
+    const glimp_sampling &p_;
+    const float *const x_;
+    const int64_t n_, r_;
+    const bool is_alone_;
+    const Room room_;
+};
+
+int32_t check_sampling(const glimp_sampling &p, int64_t num_rows, int64_t vocab_size) {
+    const void *columns[] = {p.temperature,      p.top_k,             p.top_p, p.min_p,          p.repetition_penalty,
+                             p.presence_penalty, p.frequency_penalty, p.seed,  p.sequence_index, p.position,
+                             p.seen_start};
+    for (const void *column : columns)
+        if (!column) return GLIMP_NULL_POINTER;
+    for (int64_t r = 0; r < num_rows; ++r)
+        if (p.seen_start[r] < 0 || p.seen_start[r + 1] < p.seen_start[r]) return GLIMP_BAD_SIZE;
+    if (p.seen_start[num_rows] > p.seen_start[0] && (!p.seen_ids || !p.seen_counts)) return GLIMP_NULL_POINTER;
+    for (int32_t s = p.seen_start[0]; s < p.seen_start[num_rows]; ++s)
+        if (p.seen_ids[s] < 0 || p.seen_ids[s] >= vocab_size) return GLIMP_OUT_OF_RANGE;
     return GLIMP_OK;
 }
 
 }  // namespace
 
+}  // namespace glimp
+
 extern "C" {
-
-int32_t glimp_abi_version(void) { return GLIMP_ABI_VERSION; }
-
-const char *glimp_error_string(int32_t error) {
-    switch (error) {
-        case GLIMP_OK: return "no error";
-        case GLIMP_NULL_POINTER: return "a pointer is null";
-        case GLIMP_BAD_SIZE: return "a size is negative, or the vocabulary is empty, or a stride is too small";
-        case GLIMP_OUT_OF_RANGE: return "a seen token id is outside the vocabulary";
-        case GLIMP_OUT_OF_MEMORY: return "out of memory";
-        default: return "unknown error";
-    }
-}
 
 int32_t glimp_philox(const uint32_t *counter, const uint32_t *key, uint32_t *words) {
     if (!counter || !key || !words) return GLIMP_NULL_POINTER;
-    glimp::philox(counter, key, words);
+    std::copy(counter, counter + 4, words);
+    for (uint32_t round = 0; round < glimp::kPhiloxRounds; ++round)
+        glimp::philox_round(words[0], words[1], words[2], words[3], key[0] + round * glimp::kPhiloxStep0,
+                            key[1] + round * glimp::kPhiloxStep1);
     return GLIMP_OK;
 }
 
-int32_t glimp_sample(const float *logits, int64_t num_rows, int64_t vocab_size, int64_t row_stride,
+int32_t glimp_sample(glimp_cpu *cpu, const float *logits, int64_t num_rows, int64_t vocab_size, int64_t row_stride,
                      const glimp_sampling *params, const uint8_t *token_class, int64_t *token, float *entropy,
                      float *logprob, uint8_t *out_class) {
+    if (!cpu) return GLIMP_NULL_POINTER;
     if (num_rows < 0 || vocab_size < 1 || row_stride < vocab_size) return GLIMP_BAD_SIZE;
     if (num_rows == 0) return GLIMP_OK;
     if (!logits || !params || !token_class || !token || !entropy || !logprob || !out_class) return GLIMP_NULL_POINTER;
-    try {
-        std::vector<float> scratch;
-        for (int64_t r = 0; r < num_rows; ++r) {
-            const float *x = logits + r * row_stride;
-            const float max = row_max(x, vocab_size);
-            token[r] = 0;
-            entropy[r] = logprob[r] = kNaN;
-            if (max == max && max != -kInfinity && max != kInfinity) {
-                if (const int32_t e = choose(x, vocab_size, max, *params, r, scratch, &token[r])) return e;
-                const Mass mass = row_mass(x, vocab_size, max);
-                const double log_total = std::log(mass.total);
-                entropy[r] = static_cast<float>(std::max(0.0, log_total - mass.moment / mass.total));
-                logprob[r] = static_cast<float>(static_cast<double>(x[token[r]]) - max - log_total);
-            }
+    if (const int32_t error = glimp::check_sampling(*params, num_rows, vocab_size)) return error;
+    return glimp::run_alone(*cpu, [&] {
+        const int64_t num_threads = cpu->threads.num_threads(), bytes = glimp::room_bytes(vocab_size);
+        const bool is_alone = num_rows < num_threads;  // whether all threads work on one row
+        auto *memory = static_cast<char *>(cpu->sampling.reserve(bytes * (is_alone ? 1 : num_threads)));
+        const auto sample_row = [&](int64_t r, int thread) {
+            const glimp::Room room = glimp::make_room(memory + thread * bytes, vocab_size);
+            glimp::RowSampler row(*cpu, *params, logits + r * row_stride, vocab_size, r, is_alone, room);
+            row.sample(token + r, entropy + r, logprob + r);
             out_class[r] = token_class[token[r]];
-        }
-    } catch (const std::bad_alloc &) {
-        return GLIMP_OUT_OF_MEMORY;
-    }
-    return GLIMP_OK;
+        };
+        if (!is_alone) cpu->threads.run(num_rows, [&](int64_t r, int thread) { sample_row(r, thread); });
+        for (int64_t r = 0; is_alone && r < num_rows; ++r) sample_row(r, 0);
+        return GLIMP_OK;
+    });
 }
 }

@@ -16,6 +16,9 @@ namespace glimp::GLIMP_PATH {
 
 constexpr int kLanes = 16;
 
+// For functions whose values must stay in registers, where the compiler finds them too large to inline.
+#define GLIMP_INLINE [[gnu::always_inline]] inline
+
 #if defined(__AVX512F__)
 
 struct F32 {  // 16 floats
@@ -77,6 +80,14 @@ inline I32 load_signed(const int8_t *p) {
 }
 inline void store_signed(int8_t *p, I32 a) {  // values must fit
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
+}
+template <int kBits>
+inline I32 shift_right(I32 a) { return {_mm512_srli_epi32(a.v, kBits)}; }
+// Bit i says whether a >= b in lane i; false where one is NaN.
+inline uint32_t at_least(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+// The first n lanes of a, 0 <= n <= 16, and `rest` in the others.
+inline F32 keep_first(F32 a, int n, float rest) {
+    return {_mm512_mask_mov_ps(_mm512_set1_ps(rest), static_cast<__mmask16>((1u << n) - 1), a.v)};
 }
 inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
@@ -180,6 +191,19 @@ inline void store_signed(int8_t *p, I32 a) {
     int32_t lanes[kLanes];
     store(lanes, a);
     for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(lanes[i]);
+}
+template <int kBits>
+inline I32 shift_right(I32 a) { return {_mm256_srli_epi32(a.low, kBits), _mm256_srli_epi32(a.high, kBits)}; }
+inline uint32_t at_least(F32 a, F32 b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
+    return static_cast<uint32_t>(low | high << 8);
+}
+inline F32 keep_first(F32 a, int n, float rest) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256 low = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
+    const __m256 high = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane));
+    return {_mm256_blendv_ps(_mm256_set1_ps(rest), a.low, low), _mm256_blendv_ps(_mm256_set1_ps(rest), a.high, high)};
 }
 inline float sum(F32 a) {
     const __m256 half = _mm256_add_ps(a.low, a.high);
@@ -336,6 +360,18 @@ inline I32 load_signed(const int8_t *p) { return each_lane<I32>([=](int i) { ret
 inline void store_signed(int8_t *p, const I32 &a) {
     for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
+template <int kBits>
+inline I32 shift_right(const I32 &a) {
+    return each_lane<I32>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> kBits); });
+}
+inline uint32_t at_least(const F32 &a, const F32 &b) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(a.v[i] >= b.v[i]) << i;
+    return bits;
+}
+inline F32 keep_first(const F32 &a, int n, float rest) {
+    return each_lane<F32>([&](int i) { return i < n ? a.v[i] : rest; });
+}
 inline float sum(const F32 &a) {  // by halves, as the other paths do
     float lanes[kLanes];
     store(lanes, a);
@@ -363,6 +399,20 @@ inline I32 dot4(const I32 &acc, const U8 &weights, const U8 &x) {
 }
 
 #endif
+
+// The first n lanes from memory, zeros in the others; and back.
+inline F32 load_first(const float *p, int64_t n) {
+    if (n >= kLanes) return load(p);
+    float lanes[kLanes] = {};
+    std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(float));
+    return load(lanes);
+}
+inline void store_first(float *p, F32 a, int64_t n) {
+    if (n >= kLanes) return store(p, a);
+    float lanes[kLanes];
+    store(lanes, a);
+    std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
+}
 
 // exp(x), to 2 ulp, for x <= 0; below -87 it's 0. Coefficients of Cephes' expf.
 inline F32 exp_nonpositive(F32 x) {

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from models import whole
 from transformers import AutoModelForCausalLM
 
 from glimp_engine import (
@@ -21,7 +22,6 @@ from glimp_engine import (
     Token,
 )
 from glimp_engine.checkpoint import load_checkpoint
-from glimp_engine.kernels import Attention
 from glimp_engine.kernels.reference import ReferenceOps
 from glimp_engine.model import Decoder
 
@@ -61,9 +61,9 @@ class Slots:
     def watch(self, model, decoder):
         forward = decoder.forward
 
-        def watched(token_ids, batch, logit_rows, kv_cache):
+        def watched(token_ids, batch, logit_rows, kv):
             self.written[model] += batch.slots.tolist()
-            return forward(token_ids, batch, logit_rows, kv_cache)
+            return forward(token_ids, batch, logit_rows, kv)
 
         decoder.forward = watched
 
@@ -126,25 +126,10 @@ def test_the_entropy_is_the_exact_one_of_all_that_was_written(engine, small_path
     decoder = Decoder(config, weights, ReferenceOps())
     output = engine.generate(PROMPTS[1], SAMPLED, routing(GlimpRouter(2.2)), use_tqdm=False)[0]
     ids = output.prompt_token_ids + output.outputs[0].token_ids
-    logprobs = whole_prefill(decoder, ids).log_softmax(-1)
+    logprobs = whole(decoder, ids).log_softmax(-1)
     for step in output.outputs[0].steps:
         row = logprobs[len(output.prompt_token_ids) + step.token_start - 1]
         assert step.entropy == pytest.approx(-(row.exp() * row).sum().item(), rel=1e-5)
-
-
-def whole_prefill(decoder, ids):
-    """Logits of every position, in one forward over one page."""
-    config, size = decoder.config, len(ids)
-    kv = [tuple(torch.zeros(1, config.num_kv_heads, size, config.head_dim, dtype=decoder.dtype) for _ in "kv")]
-    kv = [tuple(t.clone() for t in kv[0]) for _ in range(config.num_layers)]
-    batch = Attention(
-        positions=torch.arange(size),
-        slots=torch.arange(size),
-        query_start=torch.tensor([0, size], dtype=torch.int32),
-        page_table=torch.zeros(1, 1, dtype=torch.int32),
-        kv_len=torch.tensor([size], dtype=torch.int32),
-    )
-    return decoder.forward(torch.tensor(ids), batch, torch.arange(size), kv)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -6,36 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ragged import make_attention, randn
 
-from glimp_engine.kernels import Attention
 from glimp_engine.kernels.reference import ReferenceOps
 
 OPS = ReferenceOps()
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def make_attention(new_tokens, kv_lens, page_size, seed=0):
-    """A ragged batch on pages in random order; two pages belong to nobody."""
-    num_pages = [-(-kv_len // page_size) for kv_len in kv_lens]
-    order = torch.randperm(sum(num_pages) + 2, generator=torch.Generator().manual_seed(seed)).tolist()
-    tables = [[order.pop() for _ in range(n)] for n in num_pages]
-    positions = [list(range(kv_len - new, kv_len)) for new, kv_len in zip(new_tokens, kv_lens, strict=True)]
-    slots = [
-        pages[p // page_size] * page_size + p % page_size
-        for pages, places in zip(tables, positions, strict=True)
-        for p in places
-    ]
-    widest = max(num_pages, default=1)
-    return Attention(
-        positions=torch.tensor([p for places in positions for p in places], dtype=torch.int64),
-        slots=torch.tensor(slots, dtype=torch.int64),
-        query_start=torch.tensor([sum(new_tokens[:b]) for b in range(len(new_tokens) + 1)], dtype=torch.int32),
-        page_table=torch.tensor([t + [0] * (widest - len(t)) for t in tables], dtype=torch.int32).view(-1, widest),
-        kv_len=torch.tensor(kv_lens, dtype=torch.int32),
-    )
 
 
 @st.composite

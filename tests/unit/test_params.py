@@ -49,6 +49,8 @@ BAD_ENGINE = {
     "device": ["gpu", "mps", "cuda:x", 3, None],
     "dtype": ["int8", "fp16", None, torch.float32],
     "ops": ["fast", None],
+    "quantization": ["int2", "q4_1", 8, True],
+    "num_threads": [0, -1, 1.5, "2", True],
     "kv_cache_bytes": [0, -1, 1.5, "1GB"],
     "page_size": [0, -16, 1.0, 1025, None],
     "max_model_len": [0, 1, 10.0],
@@ -89,6 +91,18 @@ def test_the_engine_refuses(field, value):
         return EngineConfig(**settings).torch_device
 
     refused(config, field, value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "float64"}, "dtype is 'float64' with native ops; allowed: auto, float32, bfloat16, float16"),
+        ({"ops": "reference", "quantization": "int8"}, "quantization is 'int8' without native ops; allowed: None"),
+    ],
+)
+def test_what_the_op_set_cannot_do(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(device="cpu", **settings)
 
 
 def test_every_field_is_tried():

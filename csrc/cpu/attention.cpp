@@ -1,0 +1,313 @@
+#include "attention.h"
+
+#include "simd.h"
+
+namespace glimp::GLIMP_PATH {
+
+namespace {
+
+// Query vectors of a tile, and vectors of keys or of dims that are summed up in registers at a time.
+#if defined(__AVX512F__)
+constexpr int kMaxQueries = 14, kVectors = 2;  // 28 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kMaxQueries = 6, kVectors = 1;  // 12 of 16 registers, two a vector
+#else
+constexpr int kMaxQueries = 4, kVectors = 1;
+#endif
+constexpr int64_t kDims = 32;
+constexpr int64_t kRun = 32;                       // keys whose values are added before the sums go back to memory
+constexpr int64_t kWeightStride = kSplit + kLanes;  // not a power of two: rows would share a cache set
+constexpr float kNegativeInfinity = -__builtin_inff();
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+F32 widen(const float *p) { return load(p); }
+F32 widen(const uint16_t *p) { return load_half(p); }
+
+// What `attend` works in; all of it belongs to one thread.
+struct Work {
+    float *queries;  // [D, num_queries], scaled
+    float *weights;  // [num_queries, kWeightStride]: scores, then weights
+    float *next;     // [num_queries] records
+    float *keys;     // [kVectors, D, kLanes], where pages don't hold whole vectors
+    float *values;   // [kRun, padded D], likewise
+};
+
+int64_t rounded(int64_t num_floats) { return (num_floats + kLanes - 1) / kLanes * kLanes; }
+
+int64_t work_floats(int64_t head_dim) {
+    return rounded(kMaxQueries * head_dim) + kMaxQueries * (kWeightStride + record_floats(head_dim)) +
+           kVectors * kLanes * head_dim + kRun * padded_dim(head_dim);
+}
+
+Work carve(float *memory, int64_t head_dim) {
+    Work work;
+    work.queries = memory;
+    work.weights = work.queries + rounded(kMaxQueries * head_dim);
+    work.next = work.weights + kMaxQueries * kWeightStride;
+    work.keys = work.next + kMaxQueries * record_floats(head_dim);
+    work.values = work.keys + kVectors * kLanes * head_dim;
+    return work;
+}
+
+// How many keys, from position 0 on, vector j of the tile's sequence sees.
+int64_t num_visible(const AttentionShape &shape, const AttentionTile &tile, int64_t j) {
+    return tile.position + (tile.first + j) / shape.group + 1;
+}
+
+// Where one KV head's keys [D, S] or values [S, D] start in a page.
+template <class Element>
+const Element *page_of(const void *pages, const AttentionShape &shape, const AttentionTile &tile, int64_t position) {
+    const int64_t page = tile.pages[position / shape.kv.page_size];
+    return static_cast<const Element *>(pages) +
+           (page * shape.num_kv_heads + tile.kv_head) * shape.head_dim * shape.kv.page_size;
+}
+
+// scores [M, kWeightStride] of N vectors of keys, each [D, kLanes] with rows `stride` apart. One key stays in one lane.
+// A product of kDims dims is added up before it goes to the others: shorter sums round less.
+template <int M, int N, class Element>
+void score(const float *queries, const Element *const *keys, int64_t stride, int64_t head_dim, float *scores) {
+    for (int64_t begin = 0; begin < head_dim; begin += kDims) {
+        F32 total[M][N];
+        for (int m = 0; m < M; ++m)
+            for (int n = 0; n < N; ++n) total[m][n] = set(0.0f);
+        for (int64_t d = begin; d < smaller(head_dim, begin + kDims); ++d) {
+            F32 key[N];
+            for (int n = 0; n < N; ++n) key[n] = widen(keys[n] + d * stride);
+            for (int m = 0; m < M; ++m) {
+                const F32 x = set(queries[d * M + m]);
+                for (int n = 0; n < N; ++n) total[m][n] = fma(x, key[n], total[m][n]);
+            }
+        }
+        for (int m = 0; m < M; ++m)
+            for (int n = 0; n < N; ++n) {
+                float *at = scores + m * kWeightStride + n * kLanes;
+                store(at, begin == 0 ? total[m][n] : load(at) + total[m][n]);
+            }
+    }
+}
+
+// Sixteen keys from `position` on, those before `end`, put together to [D, kLanes].
+template <class Element>
+void gather_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t position, int64_t end, float *out) {
+    const int64_t page_size = shape.kv.page_size;
+    const Element *lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+        const int64_t key = smaller(position + i, end - 1);
+        lane[i] = page_of<Element>(shape.kv.keys, shape, tile, key) + key % page_size;
+    }
+    for (int64_t d = 0; d < shape.head_dim; ++d) {
+        Element row[kLanes];
+        for (int i = 0; i < kLanes; ++i) row[i] = lane[i][d * page_size];
+        store(out + d * kLanes, widen(row));
+    }
+}
+
+// Scores of the vectors of keys from `vector` on, N of them; the first key stands at `begin`, `end` is the last's end.
+template <int M, int N, class Element>
+void score_vectors(const AttentionShape &shape, const AttentionTile &tile, int64_t begin, int64_t end, const Work &work,
+                   float *scores) {
+    if (shape.kv.page_size % kLanes == 0) {
+        const Element *keys[N];
+        for (int n = 0; n < N; ++n) {
+            const int64_t position = begin + n * kLanes;
+            keys[n] = page_of<Element>(shape.kv.keys, shape, tile, position) + position % shape.kv.page_size;
+        }
+        score<M, N>(work.queries, keys, shape.kv.page_size, shape.head_dim, scores);
+    } else {
+        const float *keys[N];
+        for (int n = 0; n < N; ++n) {
+            float *gathered = work.keys + n * kLanes * shape.head_dim;
+            gather_keys<Element>(shape, tile, begin + n * kLanes, end, gathered);
+            keys[n] = gathered;
+        }
+        score<M, N>(work.queries, keys, kLanes, shape.head_dim, scores);
+    }
+}
+
+// Scores [num_keys] become exp(score - largest); their sum, and the largest.
+void softmax(float *scores, int64_t num_keys, float *largest_score, float *total) {
+    const int64_t last = (num_keys - 1) / kLanes * kLanes;
+    store(scores + last, keep_first(load(scores + last), static_cast<int>(num_keys - last), kNegativeInfinity));
+    F32 most = load(scores);
+    for (int64_t i = kLanes; i <= last; i += kLanes) most = max(most, load(scores + i));
+    *largest_score = largest(most);
+    const F32 shift = set(*largest_score);
+    F32 sums = set(0.0f);
+    for (int64_t i = 0; i <= last; i += kLanes) {
+        const F32 weight = exp_nonpositive(load(scores + i) - shift);
+        store(scores + i, weight);
+        sums = sums + weight;
+    }
+    *total = sum(sums);
+}
+
+// Adds weights [M, kWeightStride] times values [num_keys, 16 N] to the records' sums, key by key.
+template <int M, int N, class Element>
+void add_block(const float *weights, const Element *values, int64_t stride, int64_t num_keys, float *sums,
+               int64_t sums_stride) {
+    F32 total[M][N];
+    for (int m = 0; m < M; ++m)
+        for (int n = 0; n < N; ++n) total[m][n] = load(sums + m * sums_stride + n * kLanes);
+    for (int64_t key = 0; key < num_keys; ++key) {
+        F32 value[N];
+        for (int n = 0; n < N; ++n) value[n] = widen(values + key * stride + n * kLanes);
+        for (int m = 0; m < M; ++m) {
+            const F32 weight = set(weights[m * kWeightStride + key]);
+            for (int n = 0; n < N; ++n) total[m][n] = fma(weight, value[n], total[m][n]);
+        }
+    }
+    for (int m = 0; m < M; ++m)
+        for (int n = 0; n < N; ++n) store(sums + m * sums_stride + n * kLanes, total[m][n]);
+}
+
+template <int M, class Element>
+void add_values(const float *weights, const Element *values, int64_t stride, int64_t num_keys, int64_t head_dim,
+                float *records) {
+    const int64_t dims = padded_dim(head_dim), record = record_floats(head_dim);
+    int64_t d = 0;
+    for (; d + kVectors * kLanes <= dims; d += kVectors * kLanes)
+        add_block<M, kVectors>(weights, values + d, stride, num_keys, records + d, record);
+    for (; d < dims; d += kLanes) add_block<M, 1>(weights, values + d, stride, num_keys, records + d, record);
+}
+
+// Adds the values of the keys begin ... end - 1; weights [M, kWeightStride] start at key `begin`.
+template <int M, class Element>
+void add_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t begin, int64_t end, const float *weights,
+              const Work &work, float *records) {
+    const int64_t page_size = shape.kv.page_size, head_dim = shape.head_dim, padded = padded_dim(head_dim);
+    while (begin < end) {
+        const int64_t offset = begin % page_size;
+        const int64_t num_keys = smaller(smaller(end - begin, page_size - offset), kRun);
+        const Element *values = page_of<Element>(shape.kv.values, shape, tile, begin) + offset * head_dim;
+        if (head_dim == padded) {
+            add_values<M>(weights, values, head_dim, num_keys, head_dim, records);
+        } else {  // the last vector of a row would reach past the row
+            Element row[kLanes] = {};
+            for (int64_t key = 0; key < num_keys; ++key)
+                for (int64_t d = 0; d < head_dim; d += kLanes) {
+                    std::memcpy(row, values + key * head_dim + d, smaller(kLanes, head_dim - d) * sizeof(Element));
+                    store(work.values + key * padded + d, widen(row));
+                }
+            add_values<M>(weights, static_cast<const float *>(work.values), padded, num_keys, head_dim, records);
+        }
+        begin += num_keys, weights += num_keys;
+    }
+}
+
+// The records of one split, which the tile's last query sees at least a key of.
+template <int M, class Element>
+void attend_split(const AttentionShape &shape, const AttentionTile &tile, int64_t split, const Work &work,
+                  float *records) {
+    const int64_t begin = split * kSplit, record = record_floats(shape.head_dim), dims = padded_dim(shape.head_dim);
+    const int64_t end = smaller(begin + kSplit, num_visible(shape, tile, M - 1));
+    int64_t key = begin;
+    for (; key + (kVectors - 1) * kLanes < end; key += kVectors * kLanes)
+        score_vectors<M, kVectors, Element>(shape, tile, key, end, work, work.weights + (key - begin));
+    for (; key < end; key += kLanes)
+        score_vectors<M, 1, Element>(shape, tile, key, end, work, work.weights + (key - begin));
+    for (int m = 0; m < M; ++m) {
+        float *sums = records + m * record;
+        const int64_t num_keys = smaller(end, num_visible(shape, tile, m)) - begin;
+        for (int64_t d = 0; d < dims; d += kLanes) store(sums + d, set(0.0f));
+        sums[dims] = kNegativeInfinity, sums[dims + 1] = 0.0f;
+        if (num_keys > 0) softmax(work.weights + m * kWeightStride, num_keys, &sums[dims], &sums[dims + 1]);
+    }
+    // the keys that all queries see, then those that only the later ones do: not even a NaN there reaches the others
+    const int64_t shared_end = larger(begin, smaller(end, num_visible(shape, tile, 0)));
+    add_keys<M, Element>(shape, tile, begin, shared_end, work.weights, work, records);
+    for (int m = 0; m < M; ++m)
+        add_keys<1, Element>(shape, tile, shared_end, smaller(end, num_visible(shape, tile, m)),
+                             work.weights + m * kWeightStride + (shared_end - begin), work, records + m * record);
+}
+
+void merge(int64_t head_dim, int64_t num_queries, const float *next, float *records) {
+    const int64_t dims = padded_dim(head_dim), record = record_floats(head_dim);
+    for (int64_t m = 0; m < num_queries; ++m, next += record, records += record) {
+        if (next[dims] == kNegativeInfinity) continue;  // it sees none of these keys
+        const float most = records[dims] > next[dims] ? records[dims] : next[dims];
+        float factors[kLanes] = {records[dims] - most, next[dims] - most};
+        store(factors, exp_nonpositive(load(factors)));
+        const F32 ours = set(factors[0]), theirs = set(factors[1]);
+        for (int64_t d = 0; d < dims; d += kLanes)
+            store(records + d, fma(load(next + d), theirs, load(records + d) * ours));
+        records[dims] = most;
+        records[dims + 1] = records[dims + 1] * factors[0] + next[dims + 1] * factors[1];
+    }
+}
+
+template <int M, class Element>
+void attend_with(const AttentionShape &shape, const AttentionTile &tile, int64_t first, int64_t last, float *records,
+                 float *memory) {
+    const Work work = carve(memory, shape.head_dim);
+    for (int m = 0; m < M; ++m) {
+        const int64_t j = tile.first + m;
+        const float *q = tile.q + j / shape.group * shape.q_stride + j % shape.group * shape.head_dim;
+        for (int64_t d = 0; d < shape.head_dim; ++d) work.queries[d * M + m] = q[d] * shape.scale;
+    }
+    attend_split<M, Element>(shape, tile, first, work, records);
+    for (int64_t split = first + 1; split < last; ++split) {
+        attend_split<M, Element>(shape, tile, split, work, work.next);
+        merge(shape.head_dim, M, work.next, records);
+    }
+}
+
+// attend_with for the tile's number of queries
+template <int M>
+void attend_some(const AttentionShape &shape, const AttentionTile &tile, int64_t first, int64_t last, float *records,
+                 float *work) {
+    if constexpr (M > 1)
+        if (tile.num_queries < M) return attend_some<M - 1>(shape, tile, first, last, records, work);
+    if (shape.kv.type == GLIMP_F16) return attend_with<M, uint16_t>(shape, tile, first, last, records, work);
+    attend_with<M, float>(shape, tile, first, last, records, work);
+}
+
+void finish(const AttentionShape &shape, const AttentionTile &tile, const float *records) {
+    const int64_t head_dim = shape.head_dim, dims = padded_dim(head_dim), record = record_floats(head_dim);
+    for (int64_t m = 0; m < tile.num_queries; ++m, records += record) {
+        const int64_t j = tile.first + m;
+        float *out = tile.out + j / shape.group * shape.out_stride + j % shape.group * head_dim;
+        const F32 total = set(records[dims + 1]);
+        for (int64_t d = 0; d < head_dim; d += kLanes) store_first(out + d, load(records + d) / total, head_dim - d);
+    }
+}
+
+// As float16, whose largest number is 65504: beyond it values stay there; a NaN stays one.
+void store_halves(const float *x, int64_t n, uint16_t *out) {
+    const F32 most = set(65504.0f), least = set(-65504.0f);
+    store_half(out, max(least, min(most, load_first(x, n))));
+}
+
+void store_key(const float *key, int64_t head_dim, int64_t page_size, int32_t type, void *keys) {
+    if (type == GLIMP_F32) {
+        for (int64_t d = 0; d < head_dim; ++d) static_cast<float *>(keys)[d * page_size] = key[d];
+        return;
+    }
+    for (int64_t begin = 0; begin < head_dim; begin += kLanes) {
+        uint16_t halves[kLanes];
+        store_halves(key + begin, head_dim - begin, halves);
+        for (int64_t i = 0; i < smaller(kLanes, head_dim - begin); ++i)
+            static_cast<uint16_t *>(keys)[(begin + i) * page_size] = halves[i];
+    }
+}
+
+void store_value(const float *value, int64_t head_dim, int32_t type, void *values) {
+    if (type == GLIMP_F32) {
+        std::memcpy(values, value, static_cast<size_t>(head_dim) * sizeof(float));
+        return;
+    }
+    for (int64_t begin = 0; begin < head_dim; begin += kLanes) {
+        uint16_t halves[kLanes];
+        store_halves(value + begin, head_dim - begin, halves);
+        std::memcpy(static_cast<uint16_t *>(values) + begin, halves,
+                    static_cast<size_t>(smaller(kLanes, head_dim - begin)) * sizeof(uint16_t));
+    }
+}
+
+}  // namespace
+
+extern const AttentionKernels kAttention = {kMaxQueries,  work_floats, attend_some<kMaxQueries>, merge, finish,
+                                            store_key,    store_value};
+
+}  // namespace glimp::GLIMP_PATH
