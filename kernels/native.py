@@ -1,4 +1,4 @@
-"""The ops in C++ for CPUs, behind the C ABI of csrc/glimp.h. What has no native op yet is the reference's."""
+"""The ops in C++ for CPUs, behind the C ABI of csrc/glimp.h."""
 
 import ctypes
 import os
@@ -18,6 +18,7 @@ from glimp_engine.kernels.abi import (
     TYPES,
     CAttention,
     CSampling,
+    CWeight,
     check_error,
     load_library,
 )
@@ -27,6 +28,7 @@ __all__ = ["ABI_VERSION", "LIBRARY", "NativeOps", "load_library"]
 
 UNSUPPORTED_PATH = 6
 KV_TYPES = {torch.float32: TYPES["F32"], torch.float16: TYPES["F16"]}
+WEIGHT_TYPES = {**KV_TYPES, torch.bfloat16: TYPES["BF16"]}
 SAMPLING_DTYPES = {
     "temperature": torch.float32,
     "top_k": torch.int32,
@@ -151,6 +153,32 @@ class NativeOps(ReferenceOps):
         check_error(self.library, "paged_attention", code)
         return out
 
+    def linear(self, x: Tensor, weight: Tensor | CWeight, bias: Tensor | None = None) -> Tensor:
+        """See `Ops.linear`; a weight is float32, float16 or bfloat16, or what `pack` gave, as a struct with its bias.
+
+        Cost: reads the weight once for up to 8 rows; with quantised weights x is rounded to int8 in blocks of 32.
+        """
+        if isinstance(weight, Tensor):
+            weight = weight_of(weight, bias)
+        num_tokens, _ = expect_dims("x", x, 2)
+        out = torch.empty(num_tokens, weight.n)
+        address = expect("x", x, (num_tokens, weight.k)).data_ptr()
+        code = self.library.glimp_linear(self.cpu, address, num_tokens, weight, out.data_ptr(), weight.n, False)
+        check_error(self.library, "linear", code)
+        return out
+
+    def embed(self, token_ids: Tensor, weight: Tensor | CWeight) -> Tensor:
+        """See `Ops.embed`; weights as in `linear`."""
+        if isinstance(weight, Tensor):
+            weight = weight_of(weight, None)
+        (num_tokens,) = expect_dims("token_ids", token_ids, 1)
+        out = torch.empty(num_tokens, weight.k)
+        address = expect("token_ids", token_ids, (num_tokens,), torch.int64).data_ptr()
+        check_error(
+            self.library, "embed", self.library.glimp_embed(self.cpu, address, num_tokens, weight, out.data_ptr())
+        )
+        return out
+
     def silu_mul(self, x: Tensor) -> Tensor:
         """See `Ops.silu_mul`."""
         num_tokens, width = expect_dims("x", x, 2)
@@ -201,6 +229,16 @@ def create_cpu(library: ctypes.CDLL, num_threads: int, path: str) -> ctypes.c_vo
         what = f"path is {path!r}" if code == UNSUPPORTED_PATH else f"num_threads is {num_threads}"
         raise ConfigError(f"{what}: {text}")
     return cpu
+
+
+def weight_of(weight: Tensor, bias: Tensor | None) -> CWeight:
+    """A float matrix [n, k] with its bias [n]; valid as long as they are."""
+    n, k = expect_dims("weight", weight, 2)
+    if weight.dtype not in WEIGHT_TYPES:
+        raise ValueError(f"weight is {weight.dtype}; allowed: {', '.join(map(str, WEIGHT_TYPES))}")
+    address = expect("weight", weight, (n, k), weight.dtype).data_ptr()
+    bias_address = None if bias is None else expect("bias", bias, (n,)).data_ptr()
+    return CWeight(address, bias_address, n, k, WEIGHT_TYPES[weight.dtype])
 
 
 def attention_of(batch: Attention, num_tokens: int) -> CAttention:

@@ -52,9 +52,7 @@ class Case:
         """The last `new` of the first kv_len tokens of sequence b, alone."""
         case = object.__new__(Case)
         case.new_tokens, case.kv_lens, case.scale = [new], [kv_len], self.scale
-        case.queries, case.keys, case.values = (
-            [x[b][:kv_len]] for x in (self.queries, self.keys, self.values)
-        )
+        case.queries, case.keys, case.values = ([x[b][:kv_len]] for x in (self.queries, self.keys, self.values))
         return case
 
 
