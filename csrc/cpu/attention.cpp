@@ -64,17 +64,28 @@ const Element *page_of(const void *pages, const AttentionShape &shape, const Att
            (page * shape.num_kv_heads + tile.kv_head) * shape.head_dim * shape.kv.page_size;
 }
 
+// What is asked for while a vector of keys is scored: the vector that comes after it, and the values of its own keys.
+template <class Element>
+struct Fetch {
+    const Element *keys, *values;
+};
+
 // scores [M, kWeightStride] of N vectors of keys, each [D, kLanes] with rows `stride` apart. One key stays in one lane.
 // A product of kDims dims is added up before it goes to the others: shorter sums round less.
 template <int M, int N, class Element>
-void score(const float *queries, const Element *const *keys, int64_t stride, int64_t head_dim, float *scores) {
+void score(const float *queries, const Element *const *keys, const Fetch<Element> *fetch, int64_t stride,
+           int64_t head_dim, float *scores) {
     for (int64_t begin = 0; begin < head_dim; begin += kDims) {
         F32 total[M][N];
         for (int m = 0; m < M; ++m)
             for (int n = 0; n < N; ++n) total[m][n] = set(0.0f);
         for (int64_t d = begin; d < smaller(head_dim, begin + kDims); ++d) {
             F32 key[N];
-            for (int n = 0; n < N; ++n) key[n] = widen(keys[n] + d * stride);
+            for (int n = 0; n < N; ++n) {
+                key[n] = widen(keys[n] + d * stride);
+                __builtin_prefetch(fetch[n].keys + d * stride);
+                __builtin_prefetch(fetch[n].values + d * kLanes);
+            }
             for (int m = 0; m < M; ++m) {
                 const F32 x = set(queries[d * M + m]);
                 for (int n = 0; n < N; ++n) total[m][n] = fma(x, key[n], total[m][n]);
@@ -104,25 +115,40 @@ void gather_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t
     }
 }
 
-// Scores of the vectors of keys from `vector` on, N of them; the first key stands at `begin`, `end` is the last's end.
+// The first tile brings keys and values from memory, the sequence's others find them in the cache.
+template <class Element>
+Fetch<Element> next_of(const AttentionShape &shape, const AttentionTile &tile, int64_t position, int64_t distance,
+                       const Element *keys) {
+    if (tile.first > 0) return {keys, keys};
+    const int64_t page_size = shape.kv.page_size, next = position + distance;
+    const Element *values = page_of<Element>(shape.kv.values, shape, tile, position);
+    if (next < num_visible(shape, tile, 0))
+        keys = page_of<Element>(shape.kv.keys, shape, tile, next) + next % page_size;
+    return {keys, values + position % page_size * shape.head_dim};
+}
+
+// Scores of N vectors of keys; the first key stands at `begin`, `end` is the split's end.
 template <int M, int N, class Element>
 void score_vectors(const AttentionShape &shape, const AttentionTile &tile, int64_t begin, int64_t end, const Work &work,
                    float *scores) {
     if (shape.kv.page_size % kLanes == 0) {
         const Element *keys[N];
+        Fetch<Element> fetch[N];
         for (int n = 0; n < N; ++n) {
             const int64_t position = begin + n * kLanes;
             keys[n] = page_of<Element>(shape.kv.keys, shape, tile, position) + position % shape.kv.page_size;
+            fetch[n] = next_of(shape, tile, position, kVectors * kLanes, keys[n]);
         }
-        score<M, N>(work.queries, keys, shape.kv.page_size, shape.head_dim, scores);
+        score<M, N>(work.queries, keys, fetch, shape.kv.page_size, shape.head_dim, scores);
     } else {
         const float *keys[N];
+        Fetch<float> fetch[N];
         for (int n = 0; n < N; ++n) {
             float *gathered = work.keys + n * kLanes * shape.head_dim;
             gather_keys<Element>(shape, tile, begin + n * kLanes, end, gathered);
-            keys[n] = gathered;
+            keys[n] = gathered, fetch[n] = {gathered, gathered};
         }
-        score<M, N>(work.queries, keys, kLanes, shape.head_dim, scores);
+        score<M, N>(work.queries, keys, fetch, kLanes, shape.head_dim, scores);
     }
 }
 
