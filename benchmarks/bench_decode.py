@@ -84,7 +84,7 @@ def bench_model(
     ids = (ids * (LONG_CONTEXT // len(ids) + 1))[:LONG_CONTEXT]
     cost = cost_of(path)
     cases = measurements(ids, cost)
-    facts = {"model": path.name, "packed_bytes": opened[0]["weight_bytes"][0], **check(contestants, ids)}
+    facts = {"model": path.name, "packed_bytes": opened[0]["packed_bytes"], **check(contestants, ids)}
     seconds: dict[tuple[str, str], list[float]] = {}
     for index in range(repeats + 1):
         probe.sample()

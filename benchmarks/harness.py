@@ -24,7 +24,7 @@ MODELS = (
 Case = dict[str, Any]
 
 
-def arguments(doc: str, repeats: int, models: Iterable[str] = MODELS) -> argparse.ArgumentParser:
+def arguments(doc: str, repeats: int | None, models: Iterable[str] = MODELS) -> argparse.ArgumentParser:
     """The options that the benchmarks of whole models have in common; `models` are looked for in GLIMP_MODELS."""
     directory = Path(os.environ.get("GLIMP_MODELS", "~/.cache/glimp-models")).expanduser()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,7 +32,8 @@ def arguments(doc: str, repeats: int, models: Iterable[str] = MODELS) -> argpars
         "--models", type=Path, nargs="+", default=[directory / name for name in models], help=".gguf files"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=repeats)
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--peer-python", help="a Python with llama-cpp-python; without it there is no peer")
     parser.add_argument("--name", help="of the result file, instead of the benchmark's own")
     return parser
@@ -105,7 +106,8 @@ def report(
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(run, indent=1) + "\n")
-    print(f"{name} at {run['commit']}, {run['machine']['processor']}, {facts or ''}")
+    shown = {key: value for key, value in facts.items() if not isinstance(value, list)}
+    print(f"{name} at {run['commit']}, {run['machine']['processor']}, {shown}")
     groups = ceilings if all(isinstance(value, dict) for value in ceilings.values()) else {"machine": ceilings}
     print_table([{"ceilings": group, **values} for group, values in groups.items()])
     print_table(cases if rows is None else rows)

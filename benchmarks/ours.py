@@ -7,20 +7,21 @@ counters are asked whether all of its tokens were really run.
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from costs import cost_of
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from serve import serve
 
 from glimp_engine import Engine, Finish, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly
-from glimp_engine.config import EngineConfig
 from glimp_engine.kernels import Attention
-from glimp_engine.kv_store import KVStore, page_bytes
-from glimp_engine.load import load_models
+from glimp_engine.kv_store import KVStore
+from glimp_engine.text import Text
 
 PAGE_SIZE = 16
 LOGIT_ROWS = 128  # of logits at every position made by one forward: 78 MB of Qwen2.5's vocabulary
@@ -53,30 +54,35 @@ class Ours:
     """The contestant; see peers/serve.py."""
 
     def open(self, models: list[str], num_threads: int, num_tokens: int, **options: Any) -> dict[str, Any]:
-        """Load the models, with K/V for num_tokens tokens; options are EngineConfig's."""
+        """Load the models, with K/V for num_tokens tokens; options are the engine's."""
         torch.set_num_threads(num_threads)
+        self.models = [Path(path) for path in models]
+        itemsize = 4 if options.get("dtype") == "float32" else 2
+        kv_cache_bytes = num_tokens * itemsize * sum(cost_of(path).kv_elements for path in self.models)
+        self.options = {
+            **options,
+            "num_threads": num_threads,
+            "page_size": PAGE_SIZE,
+            "kv_cache_bytes": kv_cache_bytes,
+        }
         began = time.perf_counter()
-        config = EngineConfig(**options)
-        self.loaded = load_models(models[0], models[1] if len(models) > 1 else None, config, config.make_ops())
-        configs, dtypes = [each.model.config for each in self.loaded], [each.model.dtype for each in self.loaded]
-        kv_cache_bytes = -(-num_tokens // PAGE_SIZE) * page_bytes(configs, dtypes, PAGE_SIZE)
-        self.options = {**options, "kv_cache_bytes": kv_cache_bytes, "page_size": PAGE_SIZE}
-        self.engine = Engine(*self.loaded, **self.options)
+        self.engine = Engine(*self.models, **self.options)
+        seconds = time.perf_counter() - began
+        # there is no public way to run a forward alone
+        self.model = self.engine._runners[0].model
+        self.text = Text.load(self.models[0], self.model.config.vocab_size)
         self.engines: dict[str, Engine] = {}  # one for each router of a routed run
         return {
-            "seconds": time.perf_counter() - began,
-            "version": "glimp_engine",
-            "kv_cache_bytes": kv_cache_bytes,
-            "weight_bytes": [each.model.weight_bytes for each in self.loaded],
+            "seconds": seconds,
+            "version": f"glimp_engine {version('glimp_engine')}",
+            "packed_bytes": self.model.weight_bytes,
         }
 
     def encode(self, text: str, is_chat: bool = False) -> dict[str, Any]:
         """The ids of a text, or of a user's message as the model's chat template has it."""
-        tokenizer = self.loaded[0].text
-        messages = [{"role": "user", "content": text}]
-        return {
-            "token_ids": tokenizer.encode_chat(messages) if is_chat else tokenizer.encode(text, allow_special=False)
-        }
+        if is_chat:
+            return {"token_ids": self.text.encode_chat([{"role": "user", "content": text}])}
+        return {"token_ids": self.text.encode(text, allow_special=False)}
 
     def prefill(self, token_ids: list[int]) -> dict[str, Any]:
         return {"seconds": self._time_prompt(token_ids, len(token_ids))}
@@ -120,18 +126,18 @@ class Ours:
     def decode_bare(self, token_ids: list[int], num_tokens: int) -> dict[str, Any]:
         """As `decode`, of the forward alone: no scheduler, no sampling; the tokens are the prompt's, again."""
         length = len(token_ids)
-        model, kv = self.loaded[0].model, self._kv(length + num_tokens)
-        model.forward(torch.tensor(token_ids), attention(0, length), torch.tensor([length - 1]), kv.layers)
+        kv = self._kv(length + num_tokens)
+        self.model.forward(torch.tensor(token_ids), attention(0, length), torch.tensor([length - 1]), kv)
         batches = [attention(i, i + 1) for i in range(length, length + num_tokens)]
         ids, row = [torch.tensor([token_ids[i % length]]) for i in range(num_tokens)], torch.tensor([0])
         began = time.perf_counter()
         for token_id, batch in zip(ids, batches, strict=True):
-            model.forward(token_id, batch, row, kv.layers)
+            self.model.forward(token_id, batch, row, kv)
         return {"seconds": time.perf_counter() - began}
 
     def logits(self, token_ids: list[int], path: str) -> dict[str, Any]:
         """Logits at every position, saved as [T, V] float32."""
-        np.save(path, np.concatenate([logits.numpy() for logits in self._all_logits(token_ids)]))
+        np.save(path, np.concatenate([logits.numpy().copy() for logits in self._all_logits(token_ids)]))
         return {}
 
     def is_greedy(self, token_ids: list[int], written: list[int]) -> dict[str, Any]:
@@ -147,7 +153,7 @@ class Ours:
     def solve(self, token_ids: list[int], router: str, max_tokens: int) -> dict[str, Any]:
         """An answer by both models, each router with K/V of its own, as a server of its own would have."""
         if router not in self.engines:
-            self.engines[router] = Engine(*self.loaded, **self.options)
+            self.engines[router] = Engine(*self.models, **self.options)
         engine = self.engines[router]
         policy = {"small": SmallOnly(), "large": LargeOnly()}.get(router) or GlimpRouter(float(router))
         before, began = engine.stats(), time.perf_counter()
@@ -168,7 +174,7 @@ class Ours:
             "seconds": seconds,
             "first_token_seconds": first_token_seconds,
             "num_tokens": len(completion.token_ids),
-            "prompt_tokens": sum(b.prompt_tokens - a.prompt_tokens for a, b in pairs.values()),
+            "prompt_tokens": {name: b.prompt_tokens - a.prompt_tokens for name, (a, b) in pairs.items()},
             "catch_up_tokens": {name: b.catch_up_tokens - a.catch_up_tokens for name, (a, b) in pairs.items()},
             "hand_overs": after.hand_overs - before.hand_overs,
             "finish": str(completion.finish_reason),
@@ -181,16 +187,16 @@ class Ours:
 
     @torch.inference_mode()
     def _all_logits(self, token_ids: list[int]) -> Iterator[torch.Tensor]:
-        """Logits at every position, [LOGIT_ROWS, V] at a time."""
-        model, kv = self.loaded[0].model, self._kv(len(token_ids))
+        """Logits at every position, [LOGIT_ROWS, V] at a time, valid until the next ones are asked for."""
+        kv = self._kv(len(token_ids))
         for start in range(0, len(token_ids), LOGIT_ROWS):
             end = min(start + LOGIT_ROWS, len(token_ids))
             ids = torch.tensor(token_ids[start:end])
-            yield model.forward(ids, attention(start, end), torch.arange(end - start), kv.layers)
+            yield self.model.forward(ids, attention(start, end), torch.arange(end - start), kv)
 
     def _kv(self, num_tokens: int) -> KVStore:
-        model = self.loaded[0].model
-        return KVStore(model.config, -(-num_tokens // PAGE_SIZE), PAGE_SIZE, model.dtype, model.device)
+        num_pages = -(-num_tokens // PAGE_SIZE)
+        return KVStore(self.model.config, num_pages, PAGE_SIZE, self.model.kv_layout, self.model.device)
 
     def _run_prompt(self, token_ids: list[int]) -> None:
         self.engine.add_request("prompt", token_ids, greedy(1))

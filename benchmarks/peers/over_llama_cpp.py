@@ -159,6 +159,11 @@ class LlamaCpp:
         small, large = (self.context_of(index, 1, self.num_tokens, router) for index in range(2))
         return write_routed(small, large, token_ids, router, max_tokens)
 
+    def answers(self, prompts: list[list[int]], max_tokens: int) -> dict[str, Any]:
+        context = self.context_of(0, 1, self.num_tokens)
+        answers = [write_routed(context, context, prompt, "small", max_tokens) for prompt in prompts]
+        return {"texts": [answer["text"] for answer in answers]}
+
     def logits(self, token_ids: list[int], path: str) -> dict[str, Any]:
         context = self.context_of(0, 1, len(token_ids))
         context.truncate(0, 0)

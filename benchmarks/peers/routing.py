@@ -31,15 +31,16 @@ class Reader:
     def __init__(self, name: str, writer: Writer, num_prompt_tokens: int) -> None:
         self.name = name
         self.writer = writer
+        self.num_prompt_tokens = num_prompt_tokens
         self.num_seen = num_prompt_tokens
-        self.prompt_was_read = False
+        self.prompt_tokens = 0
         self.catch_up_tokens = 0
 
     def read(self, token_ids: list[int], last: "Reader | None") -> np.ndarray:
         """Logits of the next token; all that's new but its own last token is catch-up."""
         new = len(token_ids) - self.num_seen
         self.catch_up_tokens += new - (last is self and new > 0)
-        self.num_seen, self.prompt_was_read = len(token_ids), True
+        self.num_seen, self.prompt_tokens = len(token_ids), self.num_prompt_tokens
         return self.writer.catch_up(token_ids)
 
 
@@ -80,7 +81,7 @@ def write_routed(
         "seconds": time.perf_counter() - began,
         "first_token_seconds": first_token_seconds,
         "num_tokens": len(token_ids) - len(prompt),
-        "prompt_tokens": sum(model.prompt_was_read for model in (small, large)) * len(prompt),
+        "prompt_tokens": {model.name: model.prompt_tokens for model in (small, large)},
         "catch_up_tokens": {model.name: model.catch_up_tokens for model in (small, large)},
         "hand_overs": hand_overs,
         "finish": finish,

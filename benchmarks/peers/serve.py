@@ -8,6 +8,7 @@ A contestant is a class that can do these, or some of them; times are in seconds
     decode_many(prompts, num_tokens)        the same for several sequences at once
     extend(token_ids, new_ids)              run new_ids after a prompt that has been run; only that is timed
     solve(token_ids, router, max_tokens)    write an answer with both models
+    answers(prompts, max_tokens)            greedy texts, by the small model
     logits(token_ids, path)                 logits at every position, saved as [T, V] float32
 
 Python's standard library only, as every contestant runs in a Python of its own.
