@@ -57,7 +57,7 @@ def rows_of(ops, weight, num_rows):
 @pytest.mark.parametrize("n", [1, 16, 70, 200])
 def test_quantised_rows_keep_their_values_whatever_the_pieces(monkeypatch, ops, kind, n):
     blocks = random_blocks(kind, n, 512)
-    monkeypatch.setattr("glimp_engine.native_weights.CHUNK_VALUES", 512)  # pieces of 64 rows
+    monkeypatch.setattr("glimp_engine.native_weights.READ_VALUES", 512)  # pieces of 64 rows
     order = torch.randperm(n)
     tensors = {"a": stored(blocks, kind, (n, 512)), "b": stored(blocks, kind, (n, 512), order)}
     weights = read_weights(FILE, tensors, ops, None, None).by_name
@@ -94,9 +94,10 @@ def test_quantised_matrices_may_be_asked_for_as_floats(ops):
 
 
 @pytest.mark.parametrize(("quantization", "kinds"), [("int8", ["Q8_0"] * 3), ("int4", ["Q8_0", "Q4_1", "Q8_0"])])
-def test_quantisation(ops, quantization, kinds):
+def test_quantisation(monkeypatch, ops, quantization, kinds):
+    monkeypatch.setattr("glimp_engine.native_weights.QUANTIZE_VALUES", 96)  # pieces of 64 rows
     names = ["model.embed_tokens.weight", "layer", "lm_head.weight"]
-    matrices = {name: floats(40, 96, torch.bfloat16) for name in names}
+    matrices = {name: floats(80, 96, torch.bfloat16) for name in names}
     tensors = {name: stored(matrix, "BF16") for name, matrix in matrices.items()}
     tensors |= {"odd": stored(floats(4, 40), "F32"), "norm": stored(floats(64, 1).flatten(), "F32")}
     weights = read_weights(FILE, tensors, ops, None, quantization)
@@ -104,7 +105,7 @@ def test_quantisation(ops, quantization, kinds):
     squared_error = squared_norm = 0.0
     for name, kind in zip(names, kinds, strict=True):
         rounded = dequantize_rows(quantize_rows(matrices[name].float(), kind)[0], kind)
-        torch.testing.assert_close(rows_of(ops, weights.by_name[name], 40), rounded, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(rows_of(ops, weights.by_name[name], 80), rounded, rtol=1e-6, atol=1e-6)
         squared_error += float((rounded - matrices[name]).square().sum())
         squared_norm += float(matrices[name].float().square().sum())
     assert weights.quantization_error == pytest.approx((squared_error / squared_norm) ** 0.5, rel=1e-4)
