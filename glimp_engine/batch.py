@@ -1,7 +1,9 @@
 """From a tick's plan to the tensors of its ragged forward."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,13 +46,18 @@ def build_batch(plan: Plan, page_size: int, device: torch.device) -> Batch:
             logit_rows += [num_tokens - 1] * len(indices)
     ids = [t for work in plan.work for t in work.sequence.streams.ids_for(plan.model, work.start, work.end)]
     return Batch(
-        token_ids=torch.tensor(ids, dtype=torch.int64, device=device),
+        token_ids=column(ids, np.int64, device),
         attention=build_attention(plan.work, page_size, device),
         rows=rows,
-        logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
+        logit_rows=column(logit_rows, np.int64, device),
         sampling=build_sampling(rows, plan.model, device),
         num_top_logprobs=max((num_top_logprobs(row.sequence) for row in rows), default=0),
     )
+
+
+def column(values: list[int] | list[float] | list[list[int]], dtype: type[np.generic], device: torch.device) -> Tensor:
+    """The values as a tensor; by way of numpy, as that takes 1.2 us and `torch.tensor` 3.3, twenty times a tick."""
+    return torch.from_numpy(np.array(values, dtype)).to(device)
 
 
 def num_top_logprobs(sequence: Sequence) -> int:
@@ -70,16 +77,14 @@ def build_attention(work: list[Work], page_size: int, device: torch.device) -> A
         for w, pages in zip(work, tables, strict=True)
         for position in range(w.start, w.end)
     ]
-    query_start = [0]
-    for w in work:
-        query_start.append(query_start[-1] + w.end - w.start)
+    query_start = [0, *accumulate(w.end - w.start for w in work)]
     padded = [pages + [0] * (widest - len(pages)) for pages in tables]
     return Attention(
-        positions=torch.tensor(positions, dtype=torch.int64, device=device),
-        slots=torch.tensor(slots, dtype=torch.int64, device=device),
-        query_start=torch.tensor(query_start, dtype=torch.int32, device=device),
-        page_table=torch.tensor(padded, dtype=torch.int32, device=device),
-        kv_len=torch.tensor([w.end for w in work], dtype=torch.int32, device=device),
+        positions=column(positions, np.int64, device),
+        slots=column(slots, np.int64, device),
+        query_start=column(query_start, np.int32, device),
+        page_table=column(padded, np.int32, device),
+        kv_len=column([w.end for w in work], np.int32, device),
     )
 
 
@@ -93,22 +98,18 @@ def build_sampling(rows: list[Row], model: Model, device: torch.device) -> Sampl
             seen_ids += row.sequence.streams.in_ids_of(model, list(counts))
             seen_counts += counts.values()
         seen_start.append(len(seen_ids))
-
-    def column(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
-
     return Sampling(
-        temperature=column([p.temperature for p in params], torch.float32),
-        top_k=column([max(p.top_k, 0) for p in params], torch.int32),
-        top_p=column([p.top_p for p in params], torch.float32),
-        min_p=column([p.min_p for p in params], torch.float32),
-        repetition_penalty=column([p.repetition_penalty for p in params], torch.float32),
-        presence_penalty=column([p.presence_penalty for p in params], torch.float32),
-        frequency_penalty=column([p.frequency_penalty for p in params], torch.float32),
-        seed=column([row.sequence.request.seed for row in rows], torch.int64),
-        sequence_index=column([row.sequence_index for row in rows], torch.int32),
-        position=column([len(row.sequence.stream) for row in rows], torch.int64),
-        seen_start=column(seen_start, torch.int32),
-        seen_ids=column(seen_ids, torch.int64),
-        seen_counts=column(seen_counts, torch.int32),
+        temperature=column([p.temperature for p in params], np.float32, device),
+        top_k=column([max(p.top_k, 0) for p in params], np.int32, device),
+        top_p=column([p.top_p for p in params], np.float32, device),
+        min_p=column([p.min_p for p in params], np.float32, device),
+        repetition_penalty=column([p.repetition_penalty for p in params], np.float32, device),
+        presence_penalty=column([p.presence_penalty for p in params], np.float32, device),
+        frequency_penalty=column([p.frequency_penalty for p in params], np.float32, device),
+        seed=column([row.sequence.request.seed for row in rows], np.int64, device),
+        sequence_index=column([row.sequence_index for row in rows], np.int32, device),
+        position=column([len(row.sequence.stream) for row in rows], np.int64, device),
+        seen_start=column(seen_start, np.int32, device),
+        seen_ids=column(seen_ids, np.int64, device),
+        seen_counts=column(seen_counts, np.int32, device),
     )

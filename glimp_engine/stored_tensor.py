@@ -33,7 +33,7 @@ class StoredTensor:
         end = self.shape[0] if end is None else end
         if self.row_order is None:
             return self.load(start, end)
-        return self.load(0, self.shape[0])[self.row_order[start:end]]
+        return self.load(0, self.shape[0]).index_select(0, self.row_order[start:end])
 
     def read(self, start: int = 0, end: int | None = None) -> Tensor:
         """Rows start:end, float types as they are, quantised ones in float32."""

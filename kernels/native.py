@@ -269,7 +269,7 @@ def kv_of(k_cache: Tensor, v_cache: Tensor, num_kv_heads: int, head_dim: int) ->
 def sampling_of(params: Sampling, num_rows: int) -> CSampling:
     """The parameters' addresses; valid as long as they are."""
     expect("params.seen_start", params.seen_start, (num_rows + 1,), torch.int32)
-    num_seen = int(params.seen_start[-1])
+    num_seen = params.seen_start.tolist()[-1]
     lengths = {"seen_start": num_rows + 1, "seen_ids": num_seen, "seen_counts": num_seen}
     return CSampling(
         *(
@@ -290,8 +290,8 @@ def expect(
     name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, is_contiguous: bool = True
 ) -> Tensor:
     """The tensor, if it's what a kernel can read."""
-    found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
-    if found != (dtype, shape, "cpu"):
+    if tensor.dtype != dtype or tensor.shape != shape or not tensor.is_cpu:
+        found = (tensor.dtype, tuple(tensor.shape), tensor.device.type)
         raise ValueError(f"{name} is {found}; allowed: {(dtype, shape, 'cpu')}")
     if is_contiguous and not tensor.is_contiguous():
         raise ValueError(f"{name} has strides {tensor.stride()}; allowed: contiguous")

@@ -29,7 +29,7 @@ F32 widen(const uint16_t *p) { return load_half(p); }
 struct Work {
     float *queries;  // [D, num_queries], scaled
     float *weights;  // [num_queries, kWeightStride]: scores, then weights
-    float *next;     // [num_queries] records
+    float *next;     // records
     float *keys;     // [kVectors, D, kLanes], where pages don't hold whole vectors
     float *values;   // [kRun, padded D], likewise
 };
@@ -37,7 +37,7 @@ struct Work {
 int64_t rounded(int64_t num_floats) { return (num_floats + kLanes - 1) / kLanes * kLanes; }
 
 int64_t work_floats(int64_t head_dim) {
-    return rounded(kMaxQueries * head_dim) + kMaxQueries * (kWeightStride + record_floats(head_dim)) +
+    return rounded(kMaxQueries * head_dim) + kMaxQueries * kWeightStride + record_floats(head_dim, kMaxQueries) +
            kVectors * kLanes * head_dim + kRun * padded_dim(head_dim);
 }
 
@@ -46,7 +46,7 @@ Work carve(float *memory, int64_t head_dim) {
     work.queries = memory;
     work.weights = work.queries + rounded(kMaxQueries * head_dim);
     work.next = work.weights + kMaxQueries * kWeightStride;
-    work.keys = work.next + kMaxQueries * record_floats(head_dim);
+    work.keys = work.next + record_floats(head_dim, kMaxQueries);
     work.values = work.keys + kVectors * kLanes * head_dim;
     return work;
 }
@@ -169,46 +169,50 @@ void softmax(float *scores, int64_t num_keys, float *largest_score, float *total
     *total = sum(sums);
 }
 
-// Adds weights [M, kWeightStride] times values [num_keys, 16 N] to the records' sums, key by key.
-template <int M, int N, class Element>
-void add_block(const float *weights, const Element *values, int64_t stride, int64_t num_keys, float *sums,
-               int64_t sums_stride) {
-    F32 total[M][N];
-    for (int m = 0; m < M; ++m)
-        for (int n = 0; n < N; ++n) total[m][n] = load(sums + m * sums_stride + n * kLanes);
+// Adds weights [Some, kWeightStride] times values [num_keys, 16 N] to the sums of some of the tile's M queries, key by
+// key. Without the pragmas GCC 12 keeps a second copy of the sums on the stack.
+template <int M, int Some, int N, class Element>
+void add_block(const float *weights, const Element *values, int64_t stride, int64_t num_keys, float *sums) {
+    F32 total[Some][N];
+#pragma GCC unroll 16
+    for (int m = 0; m < Some; ++m)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) total[m][n] = load(sums + (n * M + m) * kLanes);
     for (int64_t key = 0; key < num_keys; ++key) {
         F32 value[N];
         for (int n = 0; n < N; ++n) value[n] = widen(values + key * stride + n * kLanes);
-        for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
+        for (int m = 0; m < Some; ++m) {
             const F32 weight = set(weights[m * kWeightStride + key]);
             for (int n = 0; n < N; ++n) total[m][n] = fma(weight, value[n], total[m][n]);
         }
     }
-    for (int m = 0; m < M; ++m)
-        for (int n = 0; n < N; ++n) store(sums + m * sums_stride + n * kLanes, total[m][n]);
+#pragma GCC unroll 16
+    for (int m = 0; m < Some; ++m)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) store(sums + (n * M + m) * kLanes, total[m][n]);
 }
 
-template <int M, class Element>
-void add_values(const float *weights, const Element *values, int64_t stride, int64_t num_keys, int64_t head_dim,
-                float *records) {
-    const int64_t dims = padded_dim(head_dim), record = record_floats(head_dim);
+template <int M, int Some, class Element>
+void add_values(const float *weights, const Element *values, int64_t stride, int64_t num_keys, int64_t num_dims,
+                float *sums) {
     int64_t d = 0;
-    for (; d + kVectors * kLanes <= dims; d += kVectors * kLanes)
-        add_block<M, kVectors>(weights, values + d, stride, num_keys, records + d, record);
-    for (; d < dims; d += kLanes) add_block<M, 1>(weights, values + d, stride, num_keys, records + d, record);
+    for (; d + kVectors * kLanes <= num_dims; d += kVectors * kLanes)
+        add_block<M, Some, kVectors>(weights, values + d, stride, num_keys, sums + d * M);
+    for (; d < num_dims; d += kLanes) add_block<M, Some, 1>(weights, values + d, stride, num_keys, sums + d * M);
 }
 
-// Adds the values of the keys begin ... end - 1; weights [M, kWeightStride] start at key `begin`.
-template <int M, class Element>
+// Adds the values of the keys begin ... end - 1; weights [Some, kWeightStride] start at key `begin`.
+template <int M, int Some, class Element>
 void add_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t begin, int64_t end, const float *weights,
-              const Work &work, float *records) {
+              const Work &work, float *sums) {
     const int64_t page_size = shape.kv.page_size, head_dim = shape.head_dim, padded = padded_dim(head_dim);
     while (begin < end) {
         const int64_t offset = begin % page_size;
         const int64_t num_keys = smaller(smaller(end - begin, page_size - offset), kRun);
         const Element *values = page_of<Element>(shape.kv.values, shape, tile, begin) + offset * head_dim;
         if (head_dim == padded) {
-            add_values<M>(weights, values, head_dim, num_keys, head_dim, records);
+            add_values<M, Some>(weights, values, head_dim, num_keys, padded, sums);
         } else {  // the last vector of a row would reach past the row
             Element row[kLanes] = {};
             for (int64_t key = 0; key < num_keys; ++key)
@@ -216,7 +220,7 @@ void add_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t be
                     std::memcpy(row, values + key * head_dim + d, smaller(kLanes, head_dim - d) * sizeof(Element));
                     store(work.values + key * padded + d, widen(row));
                 }
-            add_values<M>(weights, static_cast<const float *>(work.values), padded, num_keys, head_dim, records);
+            add_values<M, Some>(weights, static_cast<const float *>(work.values), padded, num_keys, padded, sums);
         }
         begin += num_keys, weights += num_keys;
     }
@@ -226,40 +230,41 @@ void add_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t be
 template <int M, class Element>
 void attend_split(const AttentionShape &shape, const AttentionTile &tile, int64_t split, const Work &work,
                   float *records) {
-    const int64_t begin = split * kSplit, record = record_floats(shape.head_dim), dims = padded_dim(shape.head_dim);
+    const int64_t begin = split * kSplit, num_dims = padded_dim(shape.head_dim);
     const int64_t end = smaller(begin + kSplit, num_visible(shape, tile, M - 1));
     int64_t key = begin;
     for (; key + (kVectors - 1) * kLanes < end; key += kVectors * kLanes)
         score_vectors<M, kVectors, Element>(shape, tile, key, end, work, work.weights + (key - begin));
     for (; key < end; key += kLanes)
         score_vectors<M, 1, Element>(shape, tile, key, end, work, work.weights + (key - begin));
+    float *largest_scores = records + num_dims * M, *totals = largest_scores + kLanes;
+    store(largest_scores, set(kNegativeInfinity)), store(totals, set(0.0f));
     for (int m = 0; m < M; ++m) {
-        float *sums = records + m * record;
         const int64_t num_keys = smaller(end, num_visible(shape, tile, m)) - begin;
-        for (int64_t d = 0; d < dims; d += kLanes) store(sums + d, set(0.0f));
-        sums[dims] = kNegativeInfinity, sums[dims + 1] = 0.0f;
-        if (num_keys > 0) softmax(work.weights + m * kWeightStride, num_keys, &sums[dims], &sums[dims + 1]);
+        if (num_keys > 0) softmax(work.weights + m * kWeightStride, num_keys, &largest_scores[m], &totals[m]);
     }
+    for (int64_t d = 0; d < num_dims * M; d += kLanes) store(records + d, set(0.0f));
     // the keys that all queries see, then those that only the later ones do: not even a NaN there reaches the others
     const int64_t shared_end = larger(begin, smaller(end, num_visible(shape, tile, 0)));
-    add_keys<M, Element>(shape, tile, begin, shared_end, work.weights, work, records);
-    for (int m = 0; m < M; ++m)
-        add_keys<1, Element>(shape, tile, shared_end, smaller(end, num_visible(shape, tile, m)),
-                             work.weights + m * kWeightStride + (shared_end - begin), work, records + m * record);
+    add_keys<M, M, Element>(shape, tile, begin, shared_end, work.weights, work, records);
+    for (int m = 1; m < M; ++m)
+        add_keys<M, 1, Element>(shape, tile, shared_end, smaller(end, num_visible(shape, tile, m)),
+                                work.weights + m * kWeightStride + (shared_end - begin), work, records + m * kLanes);
 }
 
 void merge(int64_t head_dim, int64_t num_queries, const float *next, float *records) {
-    const int64_t dims = padded_dim(head_dim), record = record_floats(head_dim);
-    for (int64_t m = 0; m < num_queries; ++m, next += record, records += record) {
-        if (next[dims] == kNegativeInfinity) continue;  // it sees none of these keys
-        const float most = records[dims] > next[dims] ? records[dims] : next[dims];
-        float factors[kLanes] = {records[dims] - most, next[dims] - most};
-        store(factors, exp_nonpositive(load(factors)));
-        const F32 ours = set(factors[0]), theirs = set(factors[1]);
-        for (int64_t d = 0; d < dims; d += kLanes)
-            store(records + d, fma(load(next + d), theirs, load(records + d) * ours));
-        records[dims] = most;
-        records[dims + 1] = records[dims + 1] * factors[0] + next[dims + 1] * factors[1];
+    const int64_t num_dims = padded_dim(head_dim);
+    float *ours = records + num_dims * num_queries;
+    const float *theirs = next + num_dims * num_queries;
+    const F32 before = load(ours), after = load(theirs), most = max(before, after);
+    float scale[kLanes], next_scale[kLanes];
+    store(scale, exp_nonpositive(before - most)), store(next_scale, exp_nonpositive(after - most));
+    store(ours, most);
+    for (int64_t m = 0; m < num_queries; ++m) {
+        if (theirs[m] == kNegativeInfinity) continue;  // it sees none of these keys
+        ours[kLanes + m] = ours[kLanes + m] * scale[m] + theirs[kLanes + m] * next_scale[m];
+        for (int64_t d = m * kLanes; d < num_dims * num_queries; d += num_queries * kLanes)
+            store(records + d, fma(load(next + d), set(next_scale[m]), load(records + d) * set(scale[m])));
     }
 }
 
@@ -290,12 +295,13 @@ void attend_some(const AttentionShape &shape, const AttentionTile &tile, int64_t
 }
 
 void finish(const AttentionShape &shape, const AttentionTile &tile, const float *records) {
-    const int64_t head_dim = shape.head_dim, dims = padded_dim(head_dim), record = record_floats(head_dim);
-    for (int64_t m = 0; m < tile.num_queries; ++m, records += record) {
+    const int64_t head_dim = shape.head_dim;
+    const float *totals = records + padded_dim(head_dim) * tile.num_queries + kLanes;
+    for (int64_t m = 0; m < tile.num_queries; ++m) {
         const int64_t j = tile.first + m;
         float *out = tile.out + j / shape.group * shape.out_stride + j % shape.group * head_dim;
-        const F32 total = set(records[dims + 1]);
-        for (int64_t d = 0; d < head_dim; d += kLanes) store_first(out + d, load(records + d) / total, head_dim - d);
+        for (int64_t d = 0; d < head_dim; d += kLanes)
+            store_first(out + d, load(records + d * tile.num_queries + m * kLanes) / set(totals[m]), head_dim - d);
     }
 }
 

@@ -35,19 +35,21 @@ struct AttentionTile {
     int64_t num_queries;
 };
 
-// A record: the weighted sum [D, rounded up], then the largest score and the sum of the weights. (static: each code path
-// needs its own.)
+// The records of a tile's M queries: the weighted sums [D / 16, rounded up, M, 16], the largest scores [16], the sums of
+// the weights [16]. (static: each code path needs its own.)
 static constexpr int64_t padded_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-static constexpr int64_t record_floats(int64_t head_dim) { return padded_dim(head_dim) + 16; }
+static constexpr int64_t record_floats(int64_t head_dim, int64_t num_queries) {
+    return padded_dim(head_dim) * num_queries + 32;
+}
 
 struct AttentionKernels {
-    int64_t max_queries;  // of a tile
+    int64_t max_queries;  // of a tile; at most 16
     // floats that `attend` works in
     int64_t (*work_floats)(int64_t head_dim);
-    // records [num_queries] of the splits first ... last - 1, merged
+    // the records of the splits first ... last - 1, merged
     void (*attend)(const AttentionShape &shape, const AttentionTile &tile, int64_t first, int64_t last, float *records,
                    float *work);
-    // `records` [num_queries] becomes what it and the records of the keys after it give together
+    // `records` becomes what it and `next`, the records of the keys after it, give together
     void (*merge)(int64_t head_dim, int64_t num_queries, const float *next, float *records);
     // the tile's rows of the output
     void (*finish)(const AttentionShape &shape, const AttentionTile &tile, const float *records);

@@ -114,19 +114,18 @@ void paged_attention(glimp_cpu &cpu, const float *q, int64_t q_stride, int64_t n
     const auto is_cut = [&](int64_t num_splits) {
         return num_threads > 1 && num_splits > 1 && num_splits * num_threads * kTasksOfThread > num_splits_in_all;
     };
-    int64_t num_tasks = 0, num_cut = 0, num_records = 0;
+    int64_t num_tasks = 0, num_cut = 0, num_floats = 0;  // of the records of tiles that are cut up
     visit_tiles([&](const AttentionTile &tile, int64_t num_splits) {
         num_tasks += is_cut(num_splits) ? num_splits : 1;
         num_cut += is_cut(num_splits);
-        num_records += is_cut(num_splits) ? num_splits * tile.num_queries : 0;
+        num_floats += is_cut(num_splits) ? num_splits * record_floats(head_dim, tile.num_queries) : 0;
     });
 
-    const int64_t record = record_floats(head_dim);
-    const int64_t work_floats = kernels.work_floats(head_dim) + kernels.max_queries * record;
+    const int64_t work_floats = kernels.work_floats(head_dim) + record_floats(head_dim, kernels.max_queries);
     auto *tasks = static_cast<AttentionTask *>(
         cpu.tasks.reserve((num_tasks + num_cut) * static_cast<int64_t>(sizeof(AttentionTask))));
     auto *work = static_cast<float *>(
-        cpu.partials.reserve((num_threads * work_floats + num_records * record) * static_cast<int64_t>(sizeof(float))));
+        cpu.partials.reserve((num_threads * work_floats + num_floats) * static_cast<int64_t>(sizeof(float))));
     AttentionTask *task = tasks, *cut = tasks + num_tasks;
     float *records = work + num_threads * work_floats;
     visit_tiles([&](const AttentionTile &tile, int64_t num_splits) {
@@ -135,7 +134,7 @@ void paged_attention(glimp_cpu &cpu, const float *q, int64_t q_stride, int64_t n
             return;
         }
         *cut++ = {tile, 0, num_splits, records};
-        for (int64_t split = 0; split < num_splits; ++split, records += tile.num_queries * record)
+        for (int64_t split = 0; split < num_splits; ++split, records += record_floats(head_dim, tile.num_queries))
             *task++ = {tile, split, split + 1, records};
     });
 
@@ -147,9 +146,9 @@ void paged_attention(glimp_cpu &cpu, const float *q, int64_t q_stride, int64_t n
     });
     cpu.threads.run(num_cut, [&](int64_t i, int) {
         const AttentionTask &at = tasks[num_tasks + i];
-        const int64_t records_of_split = at.tile.num_queries * record;
+        const int64_t of_split = record_floats(head_dim, at.tile.num_queries);
         for (int64_t split = 1; split < at.last; ++split)
-            kernels.merge(head_dim, at.tile.num_queries, at.records + split * records_of_split, at.records);
+            kernels.merge(head_dim, at.tile.num_queries, at.records + split * of_split, at.records);
         kernels.finish(shape, at.tile, at.records);
     });
 }

@@ -19,6 +19,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int64_t kPart = 256 * kBlockTokens;  // a few microseconds
 constexpr int64_t kWeightsAtOnce = 256;
+constexpr std::ptrdiff_t kSortedAtOnce = 256;
 
 int64_t num_parts(int64_t n) { return (n + kPart - 1) / kPart; }
 int64_t num_blocks(int64_t n) { return (n + kBlockTokens - 1) / kBlockTokens; }
@@ -181,19 +182,36 @@ class RowSampler {
         return count;
     }
 
-    // The least value that top_p keeps of the candidates [count], whose mass is `total`; they're reordered.
+    // The least value that top_p keeps of the candidates [count], whose mass is `total`; they're reordered. Halves them
+    // as long as they're many: sorting all would take longer.
     float top_p_threshold(int64_t count, float max, double total) {
-        double cumulative = 0.0;
+        double above = 0.0;  // the mass of the candidates before `begin`, none of which is smaller than one after it
         const double enough = p_.top_p[r_] * total;
         float *begin = room_.candidates, *end = begin + count;
-        for (std::ptrdiff_t size = 256; begin != end; size *= 4) {
-            float *sorted = begin + std::min(size, end - begin);
-            std::partial_sort(begin, sorted, end, std::greater<float>());
-            const int64_t added = add_weights(begin, sorted - begin, max, enough, &cumulative);
-            if (cumulative >= enough) return begin[added - 1];
-            begin = sorted;
+        while (end - begin > kSortedAtOnce) {
+            float *middle = begin + (end - begin) / 2;
+            std::nth_element(begin, middle, end, std::greater<float>());
+            double mass = above;
+            add_weights(begin, middle - begin, max, kInfinity, &mass);
+            if (mass >= enough) {
+                end = middle;
+            } else {
+                begin = middle, above = mass;
+            }
         }
-        return count == 0 ? -kInfinity : end[-1];
+        std::sort(begin, end, std::greater<float>());
+        const int64_t num_kept = add_weights(begin, end - begin, max, enough, &above);
+        return num_kept == 0 ? -kInfinity : begin[num_kept - 1];
+    }
+
+    // The k-th largest of the blocks' largest values: at least k values are no smaller.
+    float kth_block_max(const float *z, int64_t k) {
+        float *maxima = room_.candidates;
+        for_each_part([&](Part &, int64_t begin, int64_t size) {
+            kernels_.block_maxima(z + begin, size, maxima + begin / kBlockTokens);
+        });
+        std::nth_element(maxima, maxima + (k - 1), maxima + num_blocks(n_), std::greater<float>());
+        return maxima[k - 1];
     }
 
     // The least value of z [V] that min_p, top_k and top_p, in this order, leave. All cut by value, so ties stay
@@ -210,9 +228,10 @@ class RowSampler {
             const float least = max - static_cast<float>(std::log(static_cast<double>(n_) / rest)) - 0.01f;
             return top_p_threshold(collect(z, least), max, total);
         }
-        int64_t count = collect(z, threshold);
+        const bool has_bound = has_top_k && top_k <= num_blocks(n_);
+        int64_t count = collect(z, has_bound ? std::max(threshold, kth_block_max(z, top_k)) : threshold);
         float *candidates = room_.candidates;
-        if (has_top_k && top_k < count) {
+        if (has_top_k && top_k <= count) {
             std::nth_element(candidates, candidates + (top_k - 1), candidates + count, std::greater<float>());
             threshold = std::max(threshold, candidates[top_k - 1]);
             const auto is_below = [threshold](float value) { return value < threshold; };
@@ -292,10 +311,14 @@ extern "C" {
 
 int32_t glimp_philox(const uint32_t *counter, const uint32_t *key, uint32_t *words) {
     if (!counter || !key || !words) return GLIMP_NULL_POINTER;
-    std::copy(counter, counter + 4, words);
-    for (uint32_t round = 0; round < glimp::kPhiloxRounds; ++round)
-        glimp::philox_round(words[0], words[1], words[2], words[3], key[0] + round * glimp::kPhiloxStep0,
-                            key[1] + round * glimp::kPhiloxStep1);
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
+    for (int round = 0; round < glimp::kPhiloxRounds; ++round) {
+        const uint64_t a = uint64_t{glimp::kPhiloxMultiplier0} * c0, b = uint64_t{glimp::kPhiloxMultiplier1} * c2;
+        c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0, c1 = static_cast<uint32_t>(b);
+        c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1, c3 = static_cast<uint32_t>(a);
+        k0 += glimp::kPhiloxStep0, k1 += glimp::kPhiloxStep1;
+    }
+    words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
     return GLIMP_OK;
 }
 

@@ -83,6 +83,16 @@ inline void store_signed(int8_t *p, I32 a) {  // values must fit
 }
 template <int kBits>
 inline I32 shift_right(I32 a) { return {_mm512_srli_epi32(a.v, kBits)}; }
+inline I32 operator^(I32 a, I32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+struct Product {  // of unsigned numbers, in two words
+    I32 low, high;
+};
+inline Product multiply(I32 a, uint32_t b) {
+    const __m512i factor = _mm512_set1_epi64(b);
+    const __m512i even = _mm512_mul_epu32(a.v, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), factor);
+    return {{_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32))},
+            {_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)}};
+}
 // Bit i says whether a >= b in lane i; false where one is NaN.
 inline uint32_t at_least(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 // The first n lanes of a, 0 <= n <= 16, and `rest` in the others.
@@ -194,6 +204,23 @@ inline void store_signed(int8_t *p, I32 a) {
 }
 template <int kBits>
 inline I32 shift_right(I32 a) { return {_mm256_srli_epi32(a.low, kBits), _mm256_srli_epi32(a.high, kBits)}; }
+inline I32 operator^(I32 a, I32 b) { return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)}; }
+struct Product256 {
+    __m256i low, high;
+};
+inline Product256 multiply256(__m256i a, __m256i factor) {
+    const __m256i even = _mm256_mul_epu32(a, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), factor);
+    return {_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa),
+            _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa)};
+}
+struct Product {
+    I32 low, high;
+};
+inline Product multiply(I32 a, uint32_t b) {
+    const __m256i factor = _mm256_set1_epi64x(b);
+    const Product256 low = multiply256(a.low, factor), high = multiply256(a.high, factor);
+    return {{low.low, high.low}, {low.high, high.high}};
+}
 inline uint32_t at_least(F32 a, F32 b) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
@@ -363,6 +390,18 @@ inline void store_signed(int8_t *p, const I32 &a) {
 template <int kBits>
 inline I32 shift_right(const I32 &a) {
     return each_lane<I32>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> kBits); });
+}
+inline I32 operator^(const I32 &a, const I32 &b) { return each_lane<I32>([&](int i) { return a.v[i] ^ b.v[i]; }); }
+struct Product {
+    I32 low, high;
+};
+inline Product multiply(const I32 &a, uint32_t b) {
+    Product out;
+    for (int i = 0; i < kLanes; ++i) {
+        const uint64_t product = uint64_t{b} * static_cast<uint32_t>(a.v[i]);
+        out.low.v[i] = static_cast<int32_t>(product), out.high.v[i] = static_cast<int32_t>(product >> 32);
+    }
+    return out;
 }
 inline uint32_t at_least(const F32 &a, const F32 &b) {
     uint32_t bits = 0;

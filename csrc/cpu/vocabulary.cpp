@@ -81,6 +81,12 @@ void exponentials(const float *x, int64_t n, float max_of_row, float *out) {
         store_first(out + i, exp_nonpositive(load_first(x + i, n - i) - set(max_of_row)), n - i);
 }
 
+void block_maxima(const float *x, int64_t n, float *out) {
+    float padded[kBlockTokens];
+    for (int64_t block = 0; block * kBlockTokens < n; ++block)
+        out[block] = largest(block_max(block_of(x, n, block, padded)));
+}
+
 int64_t next_block(const float *x, int64_t n, int64_t block, int64_t end, float least) {
     const F32 bound = max(set(least), set(kLowest));
     float padded[kBlockTokens];
@@ -98,20 +104,24 @@ int64_t values_from(const float *x, int64_t n, float least, float *out) {
     return count;
 }
 
-// What Philox makes of the block's counters, all lanes together.
+I32 set_word(uint32_t word) { return set(static_cast<int32_t>(word)); }
+
+// What Philox makes of the block's counters, a counter in each lane.
 void block_words(int64_t block, const NoiseKey &key, uint32_t *words) {
-    uint32_t c[kGroup][kLanes];
-    for (int j = 0; j < kLanes; ++j) {
-        c[0][j] = static_cast<uint32_t>(block * kLanes + j), c[1][j] = key.position;
-        c[2][j] = key.sequence_index, c[3][j] = 0;
-    }
+    int32_t first[kLanes];
+    for (int j = 0; j < kLanes; ++j) first[j] = static_cast<int32_t>(block * kLanes + j);
+    I32 c[kGroup] = {load(first), set_word(key.position), set_word(key.sequence_index), set_word(0)};
     uint32_t k0 = key.seed[0], k1 = key.seed[1];
     for (int round = 0; round < kPhiloxRounds; ++round) {
-        for (int j = 0; j < kLanes; ++j) philox_round(c[0][j], c[1][j], c[2][j], c[3][j], k0, k1);
+        const Product a = multiply(c[0], kPhiloxMultiplier0), b = multiply(c[2], kPhiloxMultiplier1);
+        c[0] = b.high ^ c[1] ^ set_word(k0), c[1] = b.low;
+        c[2] = a.high ^ c[3] ^ set_word(k1), c[3] = a.low;
         k0 += kPhiloxStep0, k1 += kPhiloxStep1;
     }
+    int32_t lanes[kGroup][kLanes];
+    for (int g = 0; g < kGroup; ++g) store(lanes[g], c[g]);
     for (int j = 0; j < kLanes; ++j)
-        for (int g = 0; g < kGroup; ++g) words[kGroup * j + g] = c[g][j];
+        for (int g = 0; g < kGroup; ++g) words[kGroup * j + g] = static_cast<uint32_t>(lanes[g][j]);
 }
 
 // A noise is at least the uniform it's made of, so z - log(noise) >= best takes uniform <= exp(z - best): one cheap
@@ -134,7 +144,7 @@ uint64_t may_win(const float *x, int64_t n, int64_t block, const NoiseKey &key, 
 
 }  // namespace
 
-extern const VocabularyKernels kVocabulary = {row_max,      row_mass,    first_equal, divide,
-                                              exponentials, values_from, next_block,  may_win};
+extern const VocabularyKernels kVocabulary = {row_max,      row_mass,    first_equal, divide, exponentials,
+                                              block_maxima, values_from, next_block,  may_win};
 
 }  // namespace glimp::GLIMP_PATH

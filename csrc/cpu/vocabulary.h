@@ -32,6 +32,8 @@ struct VocabularyKernels {
     void (*divide)(const float *x, int64_t n, float divisor, float *out);
     // out [n] = exp(x - max), x at most max
     void (*exponentials)(const float *x, int64_t n, float max, float *out);
+    // the largest of each block: out [number of blocks]
+    void (*block_maxima)(const float *x, int64_t n, float *out);
     // the values of x [n] that are at least `least` and above -inf, in order; how many
     int64_t (*values_from)(const float *x, int64_t n, float least, float *out);
     // the first block from `block` on, before `end`, with such a value; or `end`

@@ -35,7 +35,7 @@ def routing(router):
 @pytest.mark.parametrize("name", ["smollm2", "qwen-small", "qwen-large"])
 def test_64_greedy_tokens_equal_transformers(real_models, name):
     path = real_models[name]
-    engine = Engine(path, kv_cache_bytes=64 << 20)
+    engine = Engine(path, dtype="float32", kv_cache_bytes=64 << 20)
     outputs = engine.generate(PROMPTS, GREEDY, routing(SmallOnly()), use_tqdm=False)
     del engine
     hf = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
@@ -60,6 +60,29 @@ def pair(two_vocabularies):
     return Engine(*two_vocabularies, kv_cache_bytes=512 << 20)
 
 
+@pytest.fixture(scope="module")
+def qwens(real_models):
+    """A pair with one vocabulary, its weights as they are stored."""
+    return Engine(real_models["qwen-small"], real_models["qwen-large"], kv_cache_bytes=512 << 20)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_the_ends_of_a_quantised_pair(qwens, sampling):
+    sampling = dataclasses.replace(sampling, max_tokens=32)
+    for router, end in ((GlimpRouter(float("inf")), SmallOnly()), (GlimpRouter(0.0), LargeOnly())):
+        routed = qwens.generate(PROMPTS, sampling, routing(router), use_tqdm=False)
+        assert token_ids(routed) == token_ids(qwens.generate(PROMPTS, sampling, routing(end), use_tqdm=False))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_the_models_of_a_quantised_pair_write_what_each_writes_alone(real_models, qwens, sampling):
+    sampling = dataclasses.replace(sampling, max_tokens=16)
+    for name, end in (("qwen-small", SmallOnly()), ("qwen-large", LargeOnly())):
+        alone = Engine(real_models[name], kv_cache_bytes=64 << 20, num_threads=1)
+        expected = alone.generate(PROMPTS, sampling, routing(SmallOnly()), use_tqdm=False)
+        assert token_ids(qwens.generate(PROMPTS, sampling, routing(end), use_tqdm=False)) == token_ids(expected)
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_the_ends_of_a_pair_with_two_vocabularies(pair, sampling):
     prompts, sampling = PROMPTS[:2], dataclasses.replace(sampling, max_tokens=16)
@@ -77,10 +100,11 @@ def test_both_models_of_a_pair_solve_a_problem(pair):
     assert pair.stats().recomputed_tokens == 0
 
 
-def test_twenty_problems_at_once_give_what_each_gives_alone(pair, two_vocabularies):
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_twenty_problems_at_once_give_what_each_gives_alone(pair, two_vocabularies, sampling):
     problems = [f"A box holds {i} pens. How many pens are in {i + 3} boxes? Think step by step." for i in range(20)]
     chats = [[{"role": "user", "content": problem}] for problem in problems]
-    sampling, before = SamplingParams(temperature=0, max_tokens=24), pair.stats()
+    sampling, before = dataclasses.replace(sampling, max_tokens=24), pair.stats()
     together = pair.generate(chats, sampling, use_tqdm=False)
     after = pair.stats()
     assert after.recomputed_tokens == 0

@@ -48,6 +48,19 @@ class Case:
     def plain_and_exact(self, page_size=16):
         return (self.run(REFERENCE, page_size, dtype=dtype) for dtype in (torch.float32, torch.float64))
 
+    def largest_score(self):
+        """A score's absolute error is its weight's relative one."""
+        largest = 1.0
+        for q, keys in zip(self.queries, self.keys, strict=True):
+            if len(keys):
+                grouped = q.unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0, 3)  # [Hk, group, queries, D]
+                scores = grouped @ keys.float().permute(1, 2, 0)[:, None]
+                largest = max(largest, float(scores.abs().max()) * self.scale)
+        return largest
+
+    def agrees(self, out, page_size=16):
+        return is_close(out, *self.plain_and_exact(page_size), self.largest_score())
+
     def prefix(self, b, kv_len, new):
         """The last `new` of the first kv_len tokens of sequence b, alone."""
         case = object.__new__(Case)
@@ -67,8 +80,7 @@ class Case:
 )
 def test_any_batch(ops, ragged, page_size, heads, head_dim, dtype, seed):
     case = Case(*ragged, *heads, head_dim, seed, dtype)
-    plain, exact = case.plain_and_exact(page_size)
-    assert is_close(case.run(ops, page_size, seed), plain, exact)
+    assert case.agrees(case.run(ops, page_size, seed), page_size)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
@@ -76,35 +88,34 @@ def test_any_batch(ops, ragged, page_size, heads, head_dim, dtype, seed):
 def test_pages_that_end_with_one_token_and_full_ones(ops, page_size, head_dim):
     lens = [page_size, page_size + 1, 8 * page_size, 8 * page_size + 1, 1, 20 * page_size]
     case = Case([1, 2, 8 * page_size, 9, 1, 0], lens, head_dim=head_dim)
-    plain, exact = case.plain_and_exact(page_size)
-    assert is_close(case.run(ops, page_size), plain, exact)
+    assert case.agrees(case.run(ops, page_size), page_size)
 
 
 def test_the_tolerance_sees_small_faults(ops):
     case = Case([3, 1, 200], [150, 290, 200])
     plain, exact = case.plain_and_exact()
+    limits = (plain, exact, case.largest_score())
     out = case.run(ops)
-    assert is_close(out, plain, exact)
-    assert not is_close(out * 1.01, plain, exact)
-    for row in range(len(out)):
+    assert is_close(out, *limits)
+    assert not is_close(out * 1.01, *limits)
+    for row in (0, 3, 100, 203):
         zeroed = out.clone()
         zeroed[row] = 0
-        assert not is_close(zeroed, plain, exact)
+        assert not is_close(zeroed, *limits)
     for x in (case.keys, case.values):  # two pages of the longest sequence change places
         kept = x[1].clone()
         x[1][:16], x[1][16:32] = kept[16:32], kept[:16]
-        assert not is_close(case.run(ops), plain, exact)
+        assert not is_close(case.run(ops), *limits)
         x[1] = kept
-    assert allowed_error(plain, exact) < 1e-5 * float(exact.norm())
+    assert allowed_error(*limits) < 1e-5 * float(exact.norm())
 
 
 def test_large_scores(ops):
     """Differences of hundreds between scores: weights of 0 and 1, nothing overflows."""
     case = Case([40, 1], [40, 200])
     case.scale = 20.0
-    plain, exact = case.plain_and_exact()
-    assert case.run(ops).isfinite().all()
-    assert float((case.run(ops) - exact).norm()) <= 1.01 * allowed_error(plain, exact) + 1e-4 * float(exact.norm())
+    assert case.largest_score() > 300
+    assert case.agrees(case.run(ops))
 
 
 @settings(max_examples=8, deadline=None)
@@ -140,9 +151,8 @@ def test_many_sequences_beside_a_long_one(native):
     """Some tiles are cut up for the threads, others aren't."""
     lens = [1500, *range(1, 20)]
     case = Case([1] * len(lens), lens, 4, 2, 16)
-    plain, exact = case.plain_and_exact()
     outs = [case.run(native[n]) for n in (1, 2, 3)]
-    assert is_close(outs[0], plain, exact)
+    assert case.agrees(outs[0])
     assert torch.equal(outs[0], outs[1])
     assert torch.equal(outs[0], outs[2])
 

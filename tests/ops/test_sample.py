@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -25,9 +26,9 @@ KNOWN_ANSWERS = [
 ]
 
 
-@pytest.fixture(params=[ReferenceOps, NativeOps], ids=["reference", "native"])
+@pytest.fixture(params=["reference", 1, 2], ids=["reference", "1 thread", "2 threads"], scope="module")
 def ops(request):
-    return request.param()
+    return ReferenceOps() if request.param == "reference" else NativeOps(request.param)
 
 
 def make_sampling(num_rows, seen=(), **values):
@@ -138,9 +139,8 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("filters", FILTERS, ids=str)
-@pytest.mark.parametrize(("vocab_size", "scale"), [(1, 1.0), (7, 1.0), (989, 2.0), (49152, 1.0), (49152, 0.0)])
-def test_sampled_tokens(ops, vocab_size, scale, filters):
+@functools.cache  # one answer for all implementations
+def sampled_by_the_reference(vocab_size, scale, filters):
     num_rows = 24
     logits = random_logits(num_rows, vocab_size, scale, seed=1)
     logits[:, ::3] -= 1.0
@@ -150,10 +150,16 @@ def test_sampled_tokens(ops, vocab_size, scale, filters):
         seed=torch.arange(num_rows) * 2**40 - 5,
         position=torch.arange(num_rows) * 977,
         sequence_index=torch.arange(num_rows) % 3,
-        **filters,
+        **dict(filters),
     )
+    return logits, params, ReferenceOps().sample(logits.double(), params, classes_of(vocab_size))
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize(("vocab_size", "scale"), [(1, 1.0), (7, 1.0), (989, 2.0), (49152, 1.0), (49152, 0.0)])
+def test_sampled_tokens(ops, vocab_size, scale, filters):
+    logits, params, oracle = sampled_by_the_reference(vocab_size, scale, tuple(filters.items()))
     samples = ops.sample(logits, params, classes_of(vocab_size))
-    oracle = ReferenceOps().sample(logits.double(), params, classes_of(vocab_size))
     assert agree_or_nearly_tie(samples, oracle, logits, params) <= 1
 
 
@@ -229,6 +235,52 @@ def test_the_random_number_depends_on_nothing_else(ops):
         assert single.entropy.item() == together.entropy[row].item()
     moved = make_sampling(6, temperature=0.9, seed=torch.arange(6), position=torch.arange(6) + 101)
     assert ops.sample(logits, moved, classes_of(989)).token.tolist() != together.token.tolist()
+
+
+@pytest.mark.parametrize("filters", [*FILTERS, {"temperature": 0}, {"temperature": 1}], ids=str)
+@pytest.mark.parametrize("vocab_size", [989, 151936])
+def test_rows_and_threads_change_no_bit(native, vocab_size, filters):
+    """Alone all threads work on one row, in a batch each has rows of its own."""
+    num_rows = 4
+    logits, classes = random_logits(num_rows, vocab_size, seed=5), classes_of(vocab_size)
+    seen = [([], []), ([3, 5, vocab_size - 1], [0, 1, 2]), ([], []), (list(range(0, 900, 7)), [1] * 129)]
+    values = {"temperature": 0.7, "repetition_penalty": 1.2, "presence_penalty": 0.1, **filters}
+    together = native[1].sample(logits, make_sampling(num_rows, seen, seed=3, **values), classes)
+    for num_threads, ops in native.items():
+        again = ops.sample(logits, make_sampling(num_rows, seen, seed=3, **values), classes)
+        alone = [
+            ops.sample(logits[r : r + 1], make_sampling(1, seen[r : r + 1], seed=3, **values), classes)
+            for r in range(num_rows)
+        ]
+        for name in ("token", "entropy", "logprob", "token_class"):
+            assert torch.equal(getattr(again, name), getattr(together, name)), num_threads
+            assert torch.equal(torch.cat([getattr(a, name) for a in alone]), getattr(together, name)), num_threads
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize(("vocab_size", "scale"), [(7, 1.0), (989, 2.0), (49152, 1.0)])
+def test_every_code_path(native, vocab_size, scale, filters):
+    logits, params, oracle = sampled_by_the_reference(vocab_size, scale, tuple(filters.items()))
+    samples = native[2].sample(logits, params, classes_of(vocab_size))
+    assert agree_or_nearly_tie(samples, oracle, logits, params) <= 1
+    torch.testing.assert_close(samples.entropy.double(), oracle.entropy, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_at_temperature_1_nothing_is_divided(native, filters):
+    logits = random_logits(6, 5003, 2.0, seed=8)  # the last block is a short one
+    params = make_sampling(6, seed=torch.arange(6), **filters)
+    samples = native[1].sample(logits, params, classes_of(5003))
+    oracle = ReferenceOps().sample(logits.double(), params, classes_of(5003))
+    assert agree_or_nearly_tie(samples, oracle, logits, params) == 0
+
+
+def test_every_code_path_sees_a_nan(native):
+    for place in (0, 15, 16, 989 - 1):
+        logits = random_logits(2, 989)
+        logits[0, place] = torch.nan
+        samples = native[2].sample(logits, make_sampling(2), classes_of(989))
+        assert samples.entropy.isnan().tolist() == [True, False]
 
 
 def test_top_logprobs(ops):
