@@ -80,7 +80,8 @@ typedef struct {
 /* Bytes of a packed matrix; -1 if the type isn't quantised or k isn't a whole number of its blocks. */
 GLIMP_API int64_t glimp_packed_bytes(int32_t type, int64_t n, int64_t k);
 
-/* Repack the rows of a quantised matrix, in GGUF's layout, for the kernels; packed is 64-byte aligned. */
+/* Repack the rows of a quantised matrix, in GGUF's layout, for the kernels; packed is 64-byte aligned. A matrix may be
+ * packed in parts: rows from a multiple of 16, r, on belong at byte glimp_packed_bytes(type, r, k). */
 GLIMP_API int32_t glimp_pack(glimp_cpu *cpu, int32_t type, const void *rows, int64_t n, int64_t k, void *packed);
 
 /* ---- The ops, as kernels/__init__.py describes them; activations are float32. ---- */
