@@ -26,6 +26,7 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
         library.parent.mkdir(parents=True, exist_ok=True)
+        library.unlink(missing_ok=True)  # a running process may have the old one mapped
         shutil.copy2(build / LIBRARY, library)
 
 
