@@ -9,7 +9,7 @@ namespace glimp {
 
 namespace {
 
-constexpr int64_t kTasksPerThread = 8;  // so that a thread that is held up holds up little
+constexpr int64_t kTasksPerThread = 16;  // so that a thread that is held up holds up little
 
 bool is_quantized(const glimp_weight &weight) { return packed_layout(weight.type).bits > 0; }
 

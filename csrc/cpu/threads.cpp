@@ -20,7 +20,7 @@ constexpr int kPausesPerLook = 4;
 
 }  // namespace
 
-Threads::Threads(int num_threads) {
+Threads::Threads(int num_threads) : shares_(new Share[static_cast<size_t>(num_threads)]) {
     for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -49,13 +49,16 @@ bool Threads::spin_until(Condition condition) const {
 void Threads::publish(int64_t num_tasks, Call call, void *task) {
     call_ = call, task_ = task, num_tasks_ = num_tasks;
     unfinished_.store(num_tasks, std::memory_order_relaxed);
-    unclaimed_.store(num_tasks);  // from here on workers may claim
+    for (int64_t i = 0, begin = 0; i < num_threads(); ++i) {
+        shares_[i].unclaimed.store(share_end(i) - begin, std::memory_order_release);  // from here on it may be claimed
+        begin = share_end(i);
+    }
+    num_calls_.fetch_add(1);
     if (num_asleep_.load() > 0) {
         std::lock_guard<std::mutex> lock(mutex_);
         has_work_.notify_all();
     }
-    while (claim_and_run(0)) {
-    }
+    claim_and_run(0);
     const auto is_done = [this] { return unfinished_.load() == 0; };
     if (spin_until(is_done)) return;
     std::unique_lock<std::mutex> lock(mutex_);
@@ -64,27 +67,37 @@ void Threads::publish(int64_t num_tasks, Call call, void *task) {
     caller_sleeps_ = false;
 }
 
-// Run one task, if any is left. A claim that comes late, when `unclaimed_` was set anew, is as good as any other.
-bool Threads::claim_and_run(int thread) {
-    if (unclaimed_.load(std::memory_order_relaxed) <= 0) return false;
-    const int64_t left = unclaimed_.fetch_sub(1, std::memory_order_acq_rel);
-    if (left <= 0) return false;
-    call_(task_, num_tasks_ - left, thread);
-    if (unfinished_.fetch_sub(1) == 1 && caller_sleeps_.load()) {
+// Run tasks while any is left. A claim that comes late, when a share was set anew, is as good as any other.
+void Threads::claim_and_run(int thread) {
+    int64_t num_done = 0;
+    for (int i = 0; i < num_threads(); ++i) {
+        const int owner = (thread + i) % num_threads();
+        std::atomic<int64_t> &unclaimed = shares_[owner].unclaimed;
+        while (unclaimed.load(std::memory_order_relaxed) > 0) {
+            const int64_t left = unclaimed.fetch_sub(1, std::memory_order_acquire);
+            if (left <= 0) break;
+            call_(task_, share_end(owner) - left, thread);
+            ++num_done;
+        }
+    }
+    if (num_done > 0 && unfinished_.fetch_sub(num_done) == num_done && caller_sleeps_.load()) {
         std::lock_guard<std::mutex> lock(mutex_);
         is_done_.notify_one();
     }
-    return true;
 }
 
 void Threads::work(int thread) {
-    const auto has_work = [this] { return unclaimed_.load() > 0 || is_over_.load(); };
+    int64_t num_seen = 0;
+    const auto has_work = [&] { return num_calls_.load() != num_seen || is_over_.load(); };
     while (!is_over_.load()) {
-        if (claim_and_run(thread) || spin_until(has_work)) continue;
-        std::unique_lock<std::mutex> lock(mutex_);
-        ++num_asleep_;
-        has_work_.wait(lock, has_work);
-        --num_asleep_;
+        if (!spin_until(has_work)) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            ++num_asleep_;
+            has_work_.wait(lock, has_work);
+            --num_asleep_;
+        }
+        num_seen = num_calls_.load();
+        claim_and_run(thread);
     }
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -12,8 +13,9 @@ namespace glimp {
 
 // The calling thread and num_threads - 1 workers.
 //
-// Tasks are claimed one by one, so a thread that the system has taken off its core holds up at most the task that it
-// was at, and one that isn't there takes none. Waiting threads spin for a few dozen microseconds, then sleep.
+// Each thread has a share of the tasks, next to each other: what they read is too, and the hardware has it ready. Who is
+// done with its own share goes on with another's. Tasks are claimed one by one, so a thread that the system has taken
+// off its core holds up at most the task that it was at. Waiting threads spin for a while, then sleep.
 class Threads {
   public:
     explicit Threads(int num_threads);
@@ -37,20 +39,24 @@ class Threads {
 
   private:
     using Call = void (*)(void *task, int64_t index, int thread);
+    struct alignas(64) Share {
+        std::atomic<int64_t> unclaimed{0};  // below 0 when there were more claims than tasks
+    };
 
     void publish(int64_t num_tasks, Call call, void *task);
-    bool claim_and_run(int thread);
+    int64_t share_end(int64_t share) const { return num_tasks_ * (share + 1) / num_threads(); }
+    void claim_and_run(int thread);
     void work(int thread);
     template <class Condition>
     bool spin_until(Condition condition) const;
 
     std::vector<std::thread> workers_;
-    int num_spins_;
-    // The work at hand. It's written before `unclaimed_` is set, and stays until `unfinished_` is 0.
+    // The work at hand. It's written before the shares are set, and stays until `unfinished_` is 0.
     Call call_ = nullptr;
     void *task_ = nullptr;
     int64_t num_tasks_ = 0;
-    alignas(64) std::atomic<int64_t> unclaimed_{0};  // below 0 when there were more claims than tasks
+    std::unique_ptr<Share[]> shares_;               // of each thread
+    alignas(64) std::atomic<int64_t> num_calls_{0};  // goes up when the shares are set
     alignas(64) std::atomic<int64_t> unfinished_{0};
     alignas(64) std::atomic<int> num_asleep_{0};
     std::atomic<bool> caller_sleeps_{false};
