@@ -10,7 +10,7 @@ namespace glimp {
 
 namespace {
 
-constexpr int64_t kMlpTokens = 256;  // the MLP goes through a batch in pieces, as its inner rows are the widest
+constexpr int64_t kMlpTokens = 64;  // the MLP goes through a batch in pieces, as its inner rows are the widest
 
 // The activations of a forward, carved out of one block.
 class Activations {
