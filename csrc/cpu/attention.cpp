@@ -14,9 +14,9 @@ constexpr int kMaxQueries = 6, kVectors = 1;  // 12 of 16 registers, two a vecto
 #else
 constexpr int kMaxQueries = 4, kVectors = 1;
 #endif
-constexpr int64_t kDims = 32;
-constexpr int64_t kRun = 32;                       // keys whose values are added before the sums go back to memory
-constexpr int64_t kWeightStride = kSplit + kLanes;  // not a power of two: rows would share a cache set
+constexpr int64_t kDims = 128;                      // of queries and keys that are multiplied in one go
+constexpr int64_t kQueryStride = kDims + kLanes;    // not powers of two: rows would share a cache set
+constexpr int64_t kWeightStride = kSplit + kLanes;
 constexpr float kNegativeInfinity = -__builtin_inff();
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -27,24 +27,24 @@ F32 widen(const uint16_t *p) { return load_half(p); }
 
 // What `attend` works in; all of it belongs to one thread.
 struct Work {
-    float *queries;  // [D, num_queries], scaled
+    float *queries;  // [D / kDims, num_queries, kQueryStride], scaled
     float *weights;  // [num_queries, kWeightStride]: scores, then weights
     float *next;     // records
     float *keys;     // [kVectors, D, kLanes], where pages don't hold whole vectors
-    float *values;   // [kRun, padded D], likewise
+    float *values;   // [kSplit, padded D], where rows of values don't
 };
 
-int64_t rounded(int64_t num_floats) { return (num_floats + kLanes - 1) / kLanes * kLanes; }
+int64_t query_floats(int64_t head_dim) { return (head_dim + kDims - 1) / kDims * kMaxQueries * kQueryStride; }
 
 int64_t work_floats(int64_t head_dim) {
-    return rounded(kMaxQueries * head_dim) + kMaxQueries * kWeightStride + record_floats(head_dim, kMaxQueries) +
-           kVectors * kLanes * head_dim + kRun * padded_dim(head_dim);
+    return query_floats(head_dim) + kMaxQueries * kWeightStride + record_floats(head_dim, kMaxQueries) +
+           kVectors * kLanes * head_dim + kSplit * padded_dim(head_dim);
 }
 
 Work carve(float *memory, int64_t head_dim) {
     Work work;
     work.queries = memory;
-    work.weights = work.queries + rounded(kMaxQueries * head_dim);
+    work.weights = work.queries + query_floats(head_dim);
     work.next = work.weights + kMaxQueries * kWeightStride;
     work.keys = work.next + record_floats(head_dim, kMaxQueries);
     work.values = work.keys + kVectors * kLanes * head_dim;
@@ -71,7 +71,6 @@ struct Fetch {
 };
 
 // scores [M, kWeightStride] of N vectors of keys, each [D, kLanes] with rows `stride` apart. One key stays in one lane.
-// A product of kDims dims is added up before it goes to the others: shorter sums round less.
 template <int M, int N, class Element>
 void score(const float *queries, const Element *const *keys, const Fetch<Element> *fetch, int64_t stride,
            int64_t head_dim, float *scores) {
@@ -80,6 +79,7 @@ void score(const float *queries, const Element *const *keys, const Fetch<Element
         for (int m = 0; m < M; ++m)
             for (int n = 0; n < N; ++n) total[m][n] = set(0.0f);
         for (int64_t d = begin; d < smaller(head_dim, begin + kDims); ++d) {
+            const float *at = queries + begin * M * kQueryStride / kDims + (d - begin);
             F32 key[N];
             for (int n = 0; n < N; ++n) {
                 key[n] = widen(keys[n] + d * stride);
@@ -87,7 +87,7 @@ void score(const float *queries, const Element *const *keys, const Fetch<Element
                 __builtin_prefetch(fetch[n].values + d * kLanes);
             }
             for (int m = 0; m < M; ++m) {
-                const F32 x = set(queries[d * M + m]);
+                const F32 x = set(at[m * kQueryStride]);
                 for (int n = 0; n < N; ++n) total[m][n] = fma(x, key[n], total[m][n]);
             }
         }
@@ -169,22 +169,33 @@ void softmax(float *scores, int64_t num_keys, float *largest_score, float *total
     *total = sum(sums);
 }
 
-// Adds weights [Some, kWeightStride] times values [num_keys, 16 N] to the sums of some of the tile's M queries, key by
-// key. Without the pragmas GCC 12 keeps a second copy of the sums on the stack.
+// Rows of values that are next to each other.
+template <class Element>
+struct Run {
+    const Element *values;
+    int64_t num_keys;
+};
+
+// Adds weights [Some, kWeightStride] times 16 N dims of the runs' values to the sums of some of the tile's M queries, key
+// by key. Without the pragmas GCC 12 keeps a second copy of the sums on the stack.
 template <int M, int Some, int N, class Element>
-void add_block(const float *weights, const Element *values, int64_t stride, int64_t num_keys, float *sums) {
+void add_block(const float *weights, const Run<Element> *runs, int64_t num_runs, int64_t stride, int64_t d,
+               float *sums) {
     F32 total[Some][N];
 #pragma GCC unroll 16
     for (int m = 0; m < Some; ++m)
 #pragma GCC unroll 2
         for (int n = 0; n < N; ++n) total[m][n] = load(sums + (n * M + m) * kLanes);
-    for (int64_t key = 0; key < num_keys; ++key) {
-        F32 value[N];
-        for (int n = 0; n < N; ++n) value[n] = widen(values + key * stride + n * kLanes);
+    for (const Run<Element> *run = runs; run < runs + num_runs; ++run) {
+        const Element *values = run->values + d;
+        for (const float *end = weights + run->num_keys; weights < end; ++weights, values += stride) {
+            F32 value[N];
+            for (int n = 0; n < N; ++n) value[n] = widen(values + n * kLanes);
 #pragma GCC unroll 16
-        for (int m = 0; m < Some; ++m) {
-            const F32 weight = set(weights[m * kWeightStride + key]);
-            for (int n = 0; n < N; ++n) total[m][n] = fma(weight, value[n], total[m][n]);
+            for (int m = 0; m < Some; ++m) {
+                const F32 weight = set(weights[m * kWeightStride]);
+                for (int n = 0; n < N; ++n) total[m][n] = fma(weight, value[n], total[m][n]);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -194,36 +205,47 @@ void add_block(const float *weights, const Element *values, int64_t stride, int6
 }
 
 template <int M, int Some, class Element>
-void add_values(const float *weights, const Element *values, int64_t stride, int64_t num_keys, int64_t num_dims,
-                float *sums) {
+void add_values(const float *weights, const Run<Element> *runs, int64_t num_runs, int64_t num_dims, float *sums) {
     int64_t d = 0;
     for (; d + kVectors * kLanes <= num_dims; d += kVectors * kLanes)
-        add_block<M, Some, kVectors>(weights, values + d, stride, num_keys, sums + d * M);
-    for (; d < num_dims; d += kLanes) add_block<M, Some, 1>(weights, values + d, stride, num_keys, sums + d * M);
+        add_block<M, Some, kVectors>(weights, runs, num_runs, num_dims, d, sums + d * M);
+    for (; d < num_dims; d += kLanes) add_block<M, Some, 1>(weights, runs, num_runs, num_dims, d, sums + d * M);
+}
+
+// The values of the keys begin ... end - 1 of a split: one run for each page. At most kSplit + 1 of them.
+template <class Element>
+int64_t find_runs(const AttentionShape &shape, const AttentionTile &tile, int64_t begin, int64_t end,
+                  Run<Element> *runs) {
+    int64_t num_runs = 0;
+    while (begin < end) {
+        const int64_t offset = begin % shape.kv.page_size;
+        const int64_t num_keys = smaller(end - begin, shape.kv.page_size - offset);
+        runs[num_runs++] = {page_of<Element>(shape.kv.values, shape, tile, begin) + offset * shape.head_dim, num_keys};
+        begin += num_keys;
+    }
+    return num_runs;
 }
 
 // Adds the values of the keys begin ... end - 1; weights [Some, kWeightStride] start at key `begin`.
 template <int M, int Some, class Element>
 void add_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t begin, int64_t end, const float *weights,
               const Work &work, float *sums) {
-    const int64_t page_size = shape.kv.page_size, head_dim = shape.head_dim, padded = padded_dim(head_dim);
-    while (begin < end) {
-        const int64_t offset = begin % page_size;
-        const int64_t num_keys = smaller(smaller(end - begin, page_size - offset), kRun);
-        const Element *values = page_of<Element>(shape.kv.values, shape, tile, begin) + offset * head_dim;
-        if (head_dim == padded) {
-            add_values<M, Some>(weights, values, head_dim, num_keys, padded, sums);
-        } else {  // the last vector of a row would reach past the row
-            Element row[kLanes] = {};
-            for (int64_t key = 0; key < num_keys; ++key)
-                for (int64_t d = 0; d < head_dim; d += kLanes) {
-                    std::memcpy(row, values + key * head_dim + d, smaller(kLanes, head_dim - d) * sizeof(Element));
-                    store(work.values + key * padded + d, widen(row));
-                }
-            add_values<M, Some>(weights, static_cast<const float *>(work.values), padded, num_keys, padded, sums);
-        }
-        begin += num_keys, weights += num_keys;
-    }
+    if (begin >= end) return;
+    const int64_t head_dim = shape.head_dim, padded = padded_dim(head_dim);
+    Run<Element> runs[kSplit + 1];
+    const int64_t num_runs = find_runs(shape, tile, begin, end, runs);
+    if (head_dim == padded) return add_values<M, Some>(weights, runs, num_runs, padded, sums);
+    // the last vector of a row would reach past the row
+    float *to = work.values;
+    Element row[kLanes] = {};
+    for (int64_t run = 0; run < num_runs; ++run)
+        for (int64_t key = 0; key < runs[run].num_keys; ++key, to += padded)
+            for (int64_t d = 0; d < head_dim; d += kLanes) {
+                std::memcpy(row, runs[run].values + key * head_dim + d, smaller(kLanes, head_dim - d) * sizeof(Element));
+                store(to + d, widen(row));
+            }
+    const Run<float> all = {work.values, end - begin};
+    add_values<M, Some>(weights, &all, 1, padded, sums);
 }
 
 // The records of one split, which the tile's last query sees at least a key of.
@@ -275,7 +297,9 @@ void attend_with(const AttentionShape &shape, const AttentionTile &tile, int64_t
     for (int m = 0; m < M; ++m) {
         const int64_t j = tile.first + m;
         const float *q = tile.q + j / shape.group * shape.q_stride + j % shape.group * shape.head_dim;
-        for (int64_t d = 0; d < shape.head_dim; ++d) work.queries[d * M + m] = q[d] * shape.scale;
+        for (int64_t d = 0; d < shape.head_dim; d += kLanes)
+            store(work.queries + (d / kDims * M + m) * kQueryStride + d % kDims,
+                  load_first(q + d, shape.head_dim - d) * set(shape.scale));
     }
     attend_split<M, Element>(shape, tile, first, work, records);
     for (int64_t split = first + 1; split < last; ++split) {

@@ -453,9 +453,9 @@ inline void store_first(float *p, F32 a, int64_t n) {
     std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
 }
 
-// exp(x), to 2 ulp, for x <= 0; below -87 it's 0. Coefficients of Cephes' expf.
+// exp(x), to 2 ulp, for x <= 0; from -87.7 down, where the exponent's bits run out, it's 0. Coefficients of Cephes' expf.
 inline F32 exp_nonpositive(F32 x) {
-    const F32 clamped = max(x, set(-87.0f));
+    const F32 clamped = max(x, set(-88.0f));
     const I32 n = to_int(clamped * set(1.44269504f));
     const F32 whole = to_float(n);
     const F32 r = fma(whole, set(2.12194440e-4f), fma(whole, set(-0.693359375f), clamped));
@@ -466,10 +466,7 @@ inline F32 exp_nonpositive(F32 x) {
     p = fma(p, r, set(1.6666665459e-1f));
     p = fma(p, r, set(5.0000001201e-1f));
     p = fma(p, r * r, r + set(1.0f));
-    const F32 scale = as_float(shift_left<23>(n + set(int32_t{127})));
-    // 1 from -87 on, 0 up to -88, -inf too, without a mask
-    const F32 is_kept = min(max((x + set(88.0f)) * set(0x1p100f), set(0.0f)), set(1.0f));
-    return p * scale * is_kept;
+    return p * as_float(shift_left<23>(n + set(int32_t{127})));
 }
 
 }  // namespace glimp::GLIMP_PATH
