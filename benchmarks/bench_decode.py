@@ -1,7 +1,7 @@
 """Decode, prefill and catch-up of single models: our engine beside llama.cpp, in turn, and the machine's ceilings.
 
-Each contestant has a process of its own; in every round each case is run by one after the other, with the ceilings
-sampled in between, so that a machine that speeds up or slows down does so for all. The first round is not counted.
+Each contestant has a process of its own; in every round each case is run by one after the other, after a sample of the
+ceilings, so that a machine that speeds up or slows down does so for all. The first round is not counted.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import contestant
-from ceilings import CeilingProbe, Ceilings
+from ceilings import CeilingProbe, Ceilings, Sample, ceilings_of
 from contestant import Contestant
 from costs import ModelCost, cost_of
 from harness import Case, arguments, report, summary
@@ -75,10 +75,10 @@ def measurements(ids: list[int], cost: ModelCost) -> list[Measurement]:
 
 
 def bench_model(
-    path: Path, contestants: list[Contestant], num_threads: int, repeats: int, progress: tqdm
+    path: Path, contestants: list[Contestant], probe: CeilingProbe, num_threads: int, repeats: int, progress: tqdm
 ) -> tuple[list[Case], Ceilings]:
     """All cases of a model, and the ceilings in the same minutes."""
-    ours, probe = contestants[0], CeilingProbe(num_threads)
+    ours = contestants[0]
     opened = [each.open([path], num_threads, CAPACITY) for each in contestants]
     ids = ours.call("encode", text=TEXT.read_text())["token_ids"]
     ids = (ids * (LONG_CONTEXT // len(ids) + 1))[:LONG_CONTEXT]
@@ -86,17 +86,18 @@ def bench_model(
     cases = measurements(ids, cost)
     facts = {"model": path.name, "packed_bytes": opened[0]["packed_bytes"], **check(contestants, ids)}
     seconds: dict[tuple[str, str], list[float]] = {}
+    samples: dict[str, list[Sample]] = {}
     for index in range(repeats + 1):
-        probe.sample()
         for case in cases:
+            samples.setdefault(case.name, []).append(probe.sample())
             given, able = case.arguments(), [each for each in contestants if each.can(case.do)]
             for each in able if index % 2 else reversed(able):
                 progress.set_description(f"{path.name}: {case.name}: {each.name}")
                 seconds.setdefault((case.name, each.name), []).append(each.call(case.do, **given)["seconds"])
             progress.update()
-    ceilings = probe.ceilings()
     measured = {key: values[1:] for key, values in seconds.items()}
-    return [{**facts, **describe(case, measured, contestants, cost, ceilings)} for case in cases], ceilings
+    described = [describe(case, measured, contestants, cost, ceilings_of(samples[case.name][1:])) for case in cases]
+    return [{**facts, **case} for case in described], ceilings_of([each for own in samples.values() for each in own])
 
 
 def check(contestants: list[Contestant], ids: list[int]) -> Case:
@@ -138,6 +139,7 @@ def describe(
         "unit": case.unit,
         **summary([case.in_unit(value) for value in ours]),
         "peers": peers,
+        "ceilings": ceilings,
         "bytes": num_bytes,
         "ops": case.ops,
         "floor_seconds": floor,
@@ -179,7 +181,10 @@ def main() -> None:
                     makers.append(lambda: contestant.llama_cpp(args.peer_python))
                     makers += [lambda d=d: contestant.transformers(args.peer_python, d) for d in args.transformers]
                 contestants = [stack.enter_context(make()) for make in makers]
-                of_model, ceilings[path.name] = bench_model(path, contestants, args.threads, args.repeats, progress)
+                probe = stack.enter_context(CeilingProbe(args.threads))
+                of_model, ceilings[path.name] = bench_model(
+                    path, contestants, probe, args.threads, args.repeats, progress
+                )
                 cases += of_model
                 versions = {each.name: each.version for each in contestants}
     report(

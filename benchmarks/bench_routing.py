@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import contestant
-from ceilings import CeilingProbe, Ceilings
+from ceilings import CeilingProbe, Ceilings, Sample, ceilings_of
 from contestant import Contestant
 from costs import ModelCost, cost_of
 from gsm8k import Problem, final_number, load_problems
@@ -28,13 +28,14 @@ Run = dict[str, Any]  # what `solve` returns, see peers/routing.py
 
 def run_all(
     contestants: list[Contestant], routers: list[str], problems: list[Problem], max_tokens: int, probe: CeilingProbe
-) -> dict[tuple[str, str], list[Run]]:
+) -> tuple[dict[tuple[str, str], list[Run]], list[Sample]]:
     """(contestant, router) -> a run for each problem; the first problem warms up and is not counted."""
     runs: dict[tuple[str, str], list[Run]] = {}
+    samples = []
     with tqdm(total=len(problems) * len(routers) * len(contestants)) as progress:
         for index, problem in enumerate(problems):
             ids = contestants[0].call("encode", text=problem.message, is_chat=True)["token_ids"]
-            probe.sample()
+            samples.append(probe.sample())
             for router in routers:
                 for each in contestants if index % 2 else reversed(contestants):
                     progress.set_description(f"{router}: {each.name}")
@@ -42,7 +43,7 @@ def run_all(
                     run["is_correct"] = final_number(run["text"]) == problem.answer
                     runs.setdefault((each.name, router), []).append(run)
                     progress.update()
-    return {key: values[1:] for key, values in runs.items()}
+    return {key: values[1:] for key, values in runs.items()}, samples
 
 
 def total(runs: list[Run], key: str) -> Any:
@@ -129,16 +130,17 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=400)
     args = parser.parse_args()
     *problems, warm_up = load_problems(args.problems, args.num_problems + 1)
-    routers, probe = [*ALONE, *args.thresholds], CeilingProbe(args.threads)
+    routers = [*ALONE, *args.thresholds]
     with contextlib.ExitStack() as stack:
+        probe = stack.enter_context(CeilingProbe(args.threads))
         contestants = [stack.enter_context(contestant.glimp())]
         if args.peer_python:
             contestants.append(stack.enter_context(contestant.llama_cpp(args.peer_python)))
         for each in contestants:
             each.open(args.models, args.threads, CAPACITY)
-        runs = run_all(contestants, routers, [warm_up, *problems], args.max_tokens, probe)
+        runs, samples = run_all(contestants, routers, [warm_up, *problems], args.max_tokens, probe)
     costs = dict(zip(ALONE, map(cost_of, args.models), strict=True))
-    ceilings = probe.ceilings()
+    ceilings = ceilings_of(samples)
     cases = [describe(each.name, router, runs, costs, ceilings) for router in routers for each in contestants]
     compare(cases, contestants[0].name)
     facts = {

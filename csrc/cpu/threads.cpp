@@ -56,6 +56,7 @@ void Threads::publish(int64_t num_tasks, Call call, void *task) {
     num_calls_.fetch_add(1);
     if (num_asleep_.load() > 0) {
         std::lock_guard<std::mutex> lock(mutex_);
+        for (std::thread &worker : workers_) processors_.keep_off_this_one(worker);
         has_work_.notify_all();
     }
     claim_and_run(0);
@@ -95,6 +96,8 @@ void Threads::work(int thread) {
             ++num_asleep_;
             has_work_.wait(lock, has_work);
             --num_asleep_;
+            lock.unlock();
+            processors_.allow_all();
         }
         num_seen = num_calls_.load();
         claim_and_run(thread);

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "processors.h"
+
 namespace glimp {
 
 // The calling thread and num_threads - 1 workers.
@@ -50,6 +52,7 @@ class Threads {
     template <class Condition>
     bool spin_until(Condition condition) const;
 
+    const Processors processors_;
     std::vector<std::thread> workers_;
     // The work at hand. It's written before the shares are set, and stays until `unfinished_` is 0.
     Call call_ = nullptr;
