@@ -127,6 +127,20 @@ def test_a_row_is_a_row(checkpoints, case, how):
                     assert torch.equal(torch.stack(rows), whole_rows)
 
 
+def test_a_long_context(tmp_path):
+    sizes = {**SIZES, "max_position_embeddings": 16384, "num_hidden_layers": 1, "initializer_range": 0.2}
+    path = make_checkpoint(tmp_path, "llama", sizes)
+    ids = random_ids(16384, seed=6)
+    exact = Growing(Decoder(*load_checkpoint(path, torch.float64, torch.device("cpu")), ReferenceOps()), [ids], 16)
+    natives = [Growing(load(path, "F32", num_threads=n), [ids], 16) for n in (1, 2)]
+    for growing, longest in zip([exact, *natives], (512, 3000, 700), strict=True):
+        while growing.lengths[0] < len(ids):
+            growing.forward([min(longest, len(ids) - growing.lengths[0])])
+    expected, first, second = (torch.stack(growing.logits[0]) for growing in (exact, *natives))
+    assert torch.equal(first, second)
+    assert error(first[-100:], expected[-100:]) < 1e-5
+
+
 def test_pages_of_another_size_change_no_bit(checkpoints):
     ids, decoder = random_ids(LENGTH, seed=5), load(checkpoints("qwen3"), quantization="int8")
     first, *others = [whole(decoder, ids, page_size) for page_size in (1, 3, 16, 64)]

@@ -1,0 +1,114 @@
+// simd.h for one code path. AVX-512, with VNNI where the flags have it: a vector is one register.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace glimp::GLIMP_PATH {
+
+constexpr int kLanes = 16;
+
+struct F32 {  // 16 floats
+    __m512 v;
+};
+struct I32 {  // 16 ints
+    __m512i v;
+};
+struct U8 {  // 64 bytes: four for each lane
+    __m512i v;
+};
+
+inline F32 set(float x) { return {_mm512_set1_ps(x)}; }
+inline I32 set(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline F32 load(const float *p) { return {_mm512_loadu_ps(p)}; }
+inline I32 load(const int32_t *p) { return {_mm512_loadu_si512(p)}; }
+inline U8 load_bytes(const void *p) { return {_mm512_loadu_si512(p)}; }
+inline void store(float *p, F32 a) { _mm512_storeu_ps(p, a.v); }
+inline void store(int32_t *p, I32 a) { _mm512_storeu_si512(p, a.v); }
+inline void store_bytes(void *p, U8 a) { _mm512_storeu_si512(p, a.v); }
+inline F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
+inline I32 operator+(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline I32 to_int(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }  // to nearest, ties to even
+template <int kBits>
+inline I32 shift_left(I32 a) { return {_mm512_slli_epi32(a.v, kBits)}; }
+inline F32 as_float(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
+// Bytes: shifts move bits within groups of four bytes, so mask them with `&` afterwards.
+template <int kBits>
+inline U8 shift_right(U8 a) { return {_mm512_srli_epi32(a.v, kBits)}; }
+template <int kBits>
+inline U8 shift_left(U8 a) { return {_mm512_slli_epi32(a.v, kBits)}; }
+inline U8 operator&(U8 a, U8 b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline U8 operator|(U8 a, U8 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline U8 set_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+inline U8 set_quad(int32_t x) { return {_mm512_set1_epi32(x)}; }  // the same four bytes in every lane
+inline F32 load_half(const uint16_t *p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))};
+}
+inline F32 load_bfloat(const uint16_t *p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+inline void store_half(uint16_t *p, F32 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline I32 load_unsigned(const uint8_t *p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))};
+}
+inline I32 load_signed(const int8_t *p) {
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))};
+}
+inline void store_signed(int8_t *p, I32 a) {  // values must fit
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
+}
+template <int kBits>
+inline I32 shift_right(I32 a) { return {_mm512_srli_epi32(a.v, kBits)}; }
+inline I32 operator^(I32 a, I32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+struct Product {  // of unsigned numbers, in two words
+    I32 low, high;
+};
+inline Product multiply(I32 a, uint32_t b) {
+    const __m512i factor = _mm512_set1_epi64(b);
+    const __m512i even = _mm512_mul_epu32(a.v, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), factor);
+    return {{_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32))},
+            {_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)}};
+}
+// Bit i says whether a >= b in lane i; false where one is NaN.
+inline uint32_t at_least(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+// The first n lanes of a, 0 <= n <= 16, and `rest` in the others.
+inline F32 keep_first(F32 a, int n, float rest) {
+    return {_mm512_mask_mov_ps(_mm512_set1_ps(rest), static_cast<__mmask16>((1u << n) - 1), a.v)};
+}
+inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
+inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
+inline int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
+
+// acc + the dot product of each lane's four bytes: `weights` unsigned and at most kMax, `x` signed.
+template <int kMax>
+inline I32 dot4(I32 acc, U8 weights, U8 x) {
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpbusd_epi32(acc.v, weights.v, x.v)};
+#else
+    const __m512i ones = _mm512_set1_epi16(1);
+    if constexpr (kMax <= 127) {  // a sum of two products then fits into 16 bits
+        return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(_mm512_maddubs_epi16(weights.v, x.v), ones))};
+    } else {
+        const __m512i low = _mm512_and_si512(weights.v, _mm512_set1_epi8(15));
+        const __m512i high = _mm512_and_si512(_mm512_srli_epi32(weights.v, 4), _mm512_set1_epi8(15));
+        const __m512i lows = _mm512_madd_epi16(_mm512_maddubs_epi16(low, x.v), ones);
+        const __m512i highs = _mm512_madd_epi16(_mm512_maddubs_epi16(high, x.v), _mm512_set1_epi16(16));
+        return {_mm512_add_epi32(acc.v, _mm512_add_epi32(lows, highs))};
+    }
+#endif
+}
+
+}  // namespace glimp::GLIMP_PATH
