@@ -15,7 +15,8 @@ namespace glimp {
 
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(100);  // longer than any pause between the ops of a forward
+// A worker waits for the next op longer than a tick's Python takes, the caller for the others only as long as a task takes.
+constexpr std::chrono::microseconds kWorkerSpin(500), kCallerSpin(100);
 constexpr int kPausesPerLook = 4;
 
 }  // namespace
@@ -33,10 +34,10 @@ Threads::~Threads() {
     for (std::thread &worker : workers_) worker.join();
 }
 
-// Whether the condition came true within the time that a thread may spin.
+// Whether the condition came true within that time.
 template <class Condition>
-bool Threads::spin_until(Condition condition) const {
-    const auto end = std::chrono::steady_clock::now() + kSpin;
+bool Threads::spin_until(std::chrono::microseconds most, Condition condition) const {
+    const auto end = std::chrono::steady_clock::now() + most;
     do {
         for (int i = 0; i < 64; ++i) {
             if (condition()) return true;
@@ -61,7 +62,7 @@ void Threads::publish(int64_t num_tasks, Call call, void *task) {
     }
     claim_and_run(0);
     const auto is_done = [this] { return unfinished_.load() == 0; };
-    if (spin_until(is_done)) return;
+    if (spin_until(kCallerSpin, is_done)) return;
     std::unique_lock<std::mutex> lock(mutex_);
     caller_sleeps_ = true;
     is_done_.wait(lock, is_done);
@@ -91,7 +92,7 @@ void Threads::work(int thread) {
     int64_t num_seen = 0;
     const auto has_work = [&] { return num_calls_.load() != num_seen || is_over_.load(); };
     while (!is_over_.load()) {
-        if (!spin_until(has_work)) {
+        if (!spin_until(kWorkerSpin, has_work)) {
             std::unique_lock<std::mutex> lock(mutex_);
             ++num_asleep_;
             has_work_.wait(lock, has_work);

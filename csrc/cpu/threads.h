@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -50,7 +51,7 @@ class Threads {
     void claim_and_run(int thread);
     void work(int thread);
     template <class Condition>
-    bool spin_until(Condition condition) const;
+    bool spin_until(std::chrono::microseconds most, Condition condition) const;
 
     const Processors processors_;
     std::vector<std::thread> workers_;
