@@ -8,7 +8,7 @@ THRESHOLD ?= 1.0
 PROMPT ?= A baker sells 12 loaves in the morning and half as many in the afternoon, at 3 dollars each. \
 	How much does she earn in a week?
 
-.PHONY: demo test
+.PHONY: demo test sanitize sanitize-address sanitize-thread
 
 demo: .venv/installed
 	.venv/bin/glimp run --small "$(SMALL)" --large "$(LARGE)" --threshold $(THRESHOLD) "$(PROMPT)"
@@ -19,6 +19,18 @@ test: .venv/installed-for-tests
 	.venv/bin/python setup.py --quiet build_py --build-lib build/typed
 	cd build/typed && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p glimp_engine
 	.venv/bin/pytest
+
+# The ops' tests with a library that looks for its own faults; PyTorch's threads can't be looked into, so it has one.
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address: RUNTIME = libasan.so
+sanitize-thread: RUNTIME = libtsan.so
+sanitize-address sanitize-thread: sanitize-%: .venv/installed-for-tests
+	cmake -S . -B build/$* -G Ninja -DGLIMP_SANITIZE=$*
+	cmake --build build/$*
+	PYTHONPATH=tests GLIMP_LIBRARY=build/$*/libglimp.so OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($(CXX) -print-file-name=$(RUNTIME)) $$($(CXX) -print-file-name=libstdc++.so)" \
+	.venv/bin/pytest -p other_library tests/ops tests/e2e/test_native_model.py
 
 .venv/installed: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/cpu/*)
 	$(PYTHON) -m venv .venv

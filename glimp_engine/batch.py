@@ -12,7 +12,7 @@ from glimp_engine.routers import Model
 from glimp_engine.scheduler import Plan, Work
 from glimp_engine.sequence import Sequence
 
-__all__ = ["Batch", "Row", "build_batch"]
+__all__ = ["Batch", "Row", "SamplingColumns", "build_batch"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,24 @@ class Batch:
     num_top_logprobs: int  # the most that any row asks for
 
 
-def build_batch(plan: Plan, page_size: int, device: torch.device) -> Batch:
+class SamplingColumns:
+    """The rows' sampling parameters; as long as the same rows come again, only their positions are made anew."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._sampling: Sampling | None = None
+
+    def of(self, rows: list[Row], model: Model, device: torch.device) -> Sampling:
+        """One value a row in each column; they hold until the next call."""
+        has_penalties = any(row.sequence.request.sampling.has_penalties for row in rows)
+        if self._sampling is None or has_penalties or rows != self._rows:
+            self._rows, self._sampling = rows, build_sampling(rows, model, device)
+        else:
+            self._sampling.position.copy_(column(positions(rows), np.int64, device))
+        return self._sampling
+
+
+def build_batch(plan: Plan, page_size: int, device: torch.device, sampling: SamplingColumns) -> Batch:
     """The tensors of a plan: T tokens of B sequences, and R rows to sample from."""
     rows, logit_rows, num_tokens = [], [], 0
     for work in plan.work:
@@ -50,7 +67,7 @@ def build_batch(plan: Plan, page_size: int, device: torch.device) -> Batch:
         attention=build_attention(plan.work, page_size, device),
         rows=rows,
         logit_rows=column(logit_rows, np.int64, device),
-        sampling=build_sampling(rows, plan.model, device),
+        sampling=sampling.of(rows, plan.model, device),
         num_top_logprobs=max((num_top_logprobs(row.sequence) for row in rows), default=0),
     )
 
@@ -71,7 +88,7 @@ def build_attention(work: list[Work], page_size: int, device: torch.device) -> A
     """Positions, slots and page tables of the new tokens."""
     tables = [w.sequence.stream.table.pages[: -(-w.end // page_size)] for w in work]
     widest = max(len(pages) for pages in tables)
-    positions = [position for w in work for position in range(w.start, w.end)]
+    new_positions = [position for w in work for position in range(w.start, w.end)]
     slots = [
         pages[position // page_size] * page_size + position % page_size
         for w, pages in zip(work, tables, strict=True)
@@ -80,12 +97,17 @@ def build_attention(work: list[Work], page_size: int, device: torch.device) -> A
     query_start = [0, *accumulate(w.end - w.start for w in work)]
     padded = [pages + [0] * (widest - len(pages)) for pages in tables]
     return Attention(
-        positions=column(positions, np.int64, device),
+        positions=column(new_positions, np.int64, device),
         slots=column(slots, np.int64, device),
         query_start=column(query_start, np.int32, device),
         page_table=column(padded, np.int32, device),
         kv_len=column([w.end for w in work], np.int32, device),
     )
+
+
+def positions(rows: list[Row]) -> list[int]:
+    """Where the rows' sampled tokens will stand."""
+    return [len(row.sequence.stream) for row in rows]
 
 
 def build_sampling(rows: list[Row], model: Model, device: torch.device) -> Sampling:
@@ -108,7 +130,7 @@ def build_sampling(rows: list[Row], model: Model, device: torch.device) -> Sampl
         frequency_penalty=column([p.frequency_penalty for p in params], np.float32, device),
         seed=column([row.sequence.request.seed for row in rows], np.int64, device),
         sequence_index=column([row.sequence_index for row in rows], np.int32, device),
-        position=column([len(row.sequence.stream) for row in rows], np.int64, device),
+        position=column(positions(rows), np.int64, device),
         seen_start=column(seen_start, np.int32, device),
         seen_ids=column(seen_ids, np.int64, device),
         seen_counts=column(seen_counts, np.int32, device),

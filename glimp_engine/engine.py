@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from glimp_engine.batch import build_batch
+from glimp_engine.batch import SamplingColumns, build_batch
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import ConfigError, RequestError
 from glimp_engine.load import (
@@ -102,6 +102,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._pool, max_batch_size, max_batch_tokens, tuple(loaded.model.weight_bytes for loaded in models)
         )
+        self._sampling = SamplingColumns()
         self._meter = Meter()
         self._live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
         self._num_requests = 0
@@ -259,7 +260,7 @@ class Engine:
             for copy in plan.copies:
                 for each in self._runners:
                     each.kv.copy_page(copy.source, copy.target)
-            batch = build_batch(plan, self.config.page_size, runner.model.device)
+            batch = build_batch(plan, self.config.page_size, runner.model.device, self._sampling)
             rows = runner.run(batch)
         except Exception as error:  # whatever a forward may raise ends the requests that were in it, and no other
             log.exception("a forward of the %s model failed", plan.model)

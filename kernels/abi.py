@@ -142,11 +142,12 @@ SIGNATURES = {
 }
 
 
-def load_library(path: Path = LIBRARY) -> ctypes.CDLL:
-    """The shared library with its functions' types declared.
+def load_library(path: Path | None = None) -> ctypes.CDLL:
+    """The shared library, LIBRARY by default, with its functions' types declared.
 
     Raises: ConfigError when it's missing, or was built for another version of this package.
     """
+    path = path or LIBRARY
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -63,6 +63,7 @@ class NativeOps(ReferenceOps):
         """
         self.library = load_library()
         self.cpu = create_cpu(self.library, num_threads or torch.get_num_threads(), path)
+        self._sampling: tuple[Sampling, int, CSampling] | None = None  # the last one's addresses
         weakref.finalize(self, self.library.glimp_cpu_destroy, self.cpu)
 
     @property
@@ -190,6 +191,12 @@ class NativeOps(ReferenceOps):
         check_error(self.library, "silu_mul", code)
         return out
 
+    def _sampling_of(self, params: Sampling, num_rows: int) -> CSampling:
+        """`sampling_of`; of the same parameters as last time, which a decoding engine gives again, what it was."""
+        if self._sampling is None or self._sampling[0] is not params or self._sampling[1] != num_rows:
+            self._sampling = (params, num_rows, sampling_of(params, num_rows))
+        return self._sampling[2]
+
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         """One token a row, see `Ops.sample`. Of the logits only a row must be contiguous."""
         num_rows, vocab_size = expect_dims("logits", logits, 2)
@@ -208,7 +215,7 @@ class NativeOps(ReferenceOps):
             num_rows,
             vocab_size,
             max(logits.stride(0), vocab_size),
-            sampling_of(params, num_rows),
+            self._sampling_of(params, num_rows),
             expect("token_class", token_class, (vocab_size,), torch.uint8).data_ptr(),
             *(out.data_ptr() for out in (samples.token, samples.entropy, samples.logprob, samples.token_class)),
         )
