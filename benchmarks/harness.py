@@ -77,15 +77,17 @@ def cpu_info() -> list[str]:
 
 
 def commit() -> str:
-    """The commit that was measured; with + if files differ from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
+    """The commit that was measured; with + if files other than results differ from it."""
+    found = git("rev-parse", "--short=12", "HEAD")
+    if found.returncode:
+        return "unknown"
+    differs = git("diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)benchmarks/results").returncode
+    return found.stdout.strip() + "+" * bool(differs)
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A git command in this repository."""
+    return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
 
 
 def report(

@@ -86,7 +86,8 @@ class Context(Writer):
 
     def piece(self, token_id: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
-        return buffer.raw[: c.llama_token_to_piece(self.vocab, token_id, buffer, 256, 0, True)]
+        num_bytes = c.llama_token_to_piece(self.vocab, token_id, buffer, 256, 0, True)
+        return buffer.raw[:num_bytes]
 
     def is_end(self, token_id: int) -> bool:
         return bool(c.llama_vocab_is_eog(self.vocab, token_id))
