@@ -2,6 +2,7 @@
 
 #include "cpu.h"
 
+#include <algorithm>
 #include <new>
 
 #ifdef __linux__
@@ -62,6 +63,7 @@ const Kernels *find_kernels(int32_t path) {
 
 void *Scratch::reserve(int64_t num_bytes) {
     if (num_bytes > num_bytes_) {
+        num_bytes = std::max(num_bytes, num_bytes_ / 4 * 5);  // a context that grows asks for a little more each time
         std::free(data_);
         num_bytes_ = 0;
         const int64_t unit = num_bytes < kHugePage ? 64 : kHugePage, rounded = (num_bytes + unit - 1) / unit * unit;
