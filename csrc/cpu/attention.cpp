@@ -176,8 +176,8 @@ struct Run {
     int64_t num_keys;
 };
 
-// Adds weights [Some, kWeightStride] times 16 N dims of the runs' values to the sums of some of the tile's M queries, key
-// by key. Without the pragmas GCC 12 keeps a second copy of the sums on the stack.
+// Adds weights [Some, kWeightStride] times 16 N dims of the runs' values to the sums of some of the tile's M queries,
+// key by key. Without the pragmas GCC 12 keeps a second copy of the sums on the stack.
 template <int M, int Some, int N, class Element>
 void add_block(const float *weights, const Run<Element> *runs, int64_t num_runs, int64_t stride, int64_t d,
                float *sums) {
@@ -241,7 +241,8 @@ void add_keys(const AttentionShape &shape, const AttentionTile &tile, int64_t be
     for (int64_t run = 0; run < num_runs; ++run)
         for (int64_t key = 0; key < runs[run].num_keys; ++key, to += padded)
             for (int64_t d = 0; d < head_dim; d += kLanes) {
-                std::memcpy(row, runs[run].values + key * head_dim + d, smaller(kLanes, head_dim - d) * sizeof(Element));
+                const Element *from = runs[run].values + key * head_dim + d;
+                std::memcpy(row, from, smaller(kLanes, head_dim - d) * sizeof(Element));
                 store(to + d, widen(row));
             }
     const Run<float> all = {work.values, end - begin};

@@ -35,7 +35,8 @@ inline void store_first(float *p, F32 a, int64_t n) {
     std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(float));
 }
 
-// exp(x), to 2 ulp, for x <= 0; from -87.7 down, where the exponent's bits run out, it's 0. Coefficients of Cephes' expf.
+// exp(x), to 2 ulp, for x <= 0; from -87.7 down, where the exponent's bits run out, it's 0.
+// Coefficients of Cephes' expf.
 inline F32 exp_nonpositive(F32 x) {
     const F32 clamped = max(x, set(-88.0f));
     const I32 n = to_int(clamped * set(1.44269504f));

@@ -15,7 +15,7 @@ namespace glimp {
 
 namespace {
 
-// A worker waits for the next op longer than a tick's Python takes, the caller for the others only as long as a task takes.
+// A worker waits for the next op longer than a tick's Python takes, the caller for the others as long as a task takes.
 constexpr std::chrono::microseconds kWorkerSpin(500), kCallerSpin(100);
 constexpr int kPausesPerLook = 4;
 

@@ -16,9 +16,9 @@ namespace glimp {
 
 // The calling thread and num_threads - 1 workers.
 //
-// Each thread has a share of the tasks, next to each other: what they read is too, and the hardware has it ready. Who is
-// done with its own share goes on with another's. Tasks are claimed one by one, so a thread that the system has taken
-// off its core holds up at most the task that it was at. Waiting threads spin for a while, then sleep.
+// Each thread has a share of the tasks, next to each other: what they read is too, and the hardware has it ready. Who
+// is done with its own share goes on with another's. Tasks are claimed one by one, so a thread that the system has
+// taken off its core holds up at most the task that it was at. Waiting threads spin for a while, then sleep.
 class Threads {
   public:
     explicit Threads(int num_threads);
