@@ -21,7 +21,9 @@ constexpr int kPausesPerLook = 4;
 
 }  // namespace
 
-Threads::Threads(int num_threads) : shares_(new Share[static_cast<size_t>(num_threads)]) {
+Threads::Threads(int num_threads)
+    : shares_(new Share[static_cast<size_t>(num_threads)]), sleepers_(static_cast<size_t>(num_threads - 1)) {
+    workers_.reserve(sleepers_.size());
     for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -57,7 +59,8 @@ void Threads::publish(int64_t num_tasks, Call call, void *task) {
     num_calls_.fetch_add(1);
     if (num_asleep_.load() > 0) {
         std::lock_guard<std::mutex> lock(mutex_);
-        for (std::thread &worker : workers_) processors_.keep_off_this_one(worker);
+        for (size_t i = 0; i < workers_.size(); ++i)
+            if (sleepers_[i].is_asleep) sleepers_[i].place.keep_off_this_processor(workers_[i]);
         has_work_.notify_all();
     }
     claim_and_run(0);
@@ -94,11 +97,11 @@ void Threads::work(int thread) {
     while (!is_over_.load()) {
         if (!spin_until(kWorkerSpin, has_work)) {
             std::unique_lock<std::mutex> lock(mutex_);
-            ++num_asleep_;
+            Sleeper &own = sleepers_[static_cast<size_t>(thread - 1)];
+            own.is_asleep = true, ++num_asleep_;
             has_work_.wait(lock, has_work);
-            --num_asleep_;
-            lock.unlock();
-            processors_.allow_all();
+            own.is_asleep = false, --num_asleep_;
+            own.place.restore();
         }
         num_seen = num_calls_.load();
         claim_and_run(thread);

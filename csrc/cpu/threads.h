@@ -42,6 +42,10 @@ class Threads {
 
   private:
     using Call = void (*)(void *task, int64_t index, int thread);
+    struct Sleeper {
+        bool is_asleep = false;
+        WakingPlace place;
+    };
     struct alignas(64) Share {
         std::atomic<int64_t> unclaimed{0};  // below 0 when there were more claims than tasks
     };
@@ -53,7 +57,6 @@ class Threads {
     template <class Condition>
     bool spin_until(std::chrono::microseconds most, Condition condition) const;
 
-    const Processors processors_;
     std::vector<std::thread> workers_;
     // The work at hand. It's written before the shares are set, and stays until `unfinished_` is 0.
     Call call_ = nullptr;
@@ -67,6 +70,7 @@ class Threads {
     std::atomic<bool> is_over_{false};
     std::mutex mutex_;
     std::condition_variable has_work_, is_done_;
+    std::vector<Sleeper> sleepers_;  // of each worker, under the mutex
 };
 
 }  // namespace glimp
