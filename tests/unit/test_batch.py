@@ -1,6 +1,7 @@
 """Sampling parameters that are kept from tick to tick are those that would be made anew."""
 
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,6 +28,6 @@ def test_kept_parameters_are_those_made_anew(small_path, monkeypatch, penalty):
     ]
     prompts = ["How many apples", "A baker sells loaves.", "w"]
     Engine(small_path).generate(prompts, params, RoutingParams(router=SmallOnly()), use_tqdm=False)
-    is_kept = [a is b for a, b in zip(made, made[1:], strict=False)]
+    is_kept = [a is b for a, b in pairwise(made)]
     assert any(is_kept) == (penalty == 0.0)
     assert not all(is_kept)
