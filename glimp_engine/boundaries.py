@@ -12,7 +12,7 @@ A line that begins with three backticks, after any indentation, opens a code fen
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -80,7 +80,7 @@ class BoundaryTable:
     @classmethod
     def build(
         cls,
-        token_texts: Sequence[bytes],
+        token_texts: Iterable[bytes],
         end_of_thinking_ids: Collection[int],
         end_token_ids: Collection[int],
         vocab_size: int,
@@ -92,7 +92,8 @@ class BoundaryTable:
         Cost:   one pass over the vocabulary, about 0.2 s for 150,000 tokens.
         Raises: ConfigError if vocab_size or an id does not fit, or the texts need more than 256 classes.
         """
-        _check(token_texts, end_of_thinking_ids, end_token_ids, vocab_size)
+        _check_ids("end_of_thinking_ids", end_of_thinking_ids, vocab_size)
+        _check_ids("end_token_ids", end_token_ids, vocab_size)
         states = _reachable_states(skip_code_fences)
         index = {state: number for number, state in enumerate(states)}
         class_of_effect = {_effect(b"v", states): _PLAIN}
@@ -100,6 +101,8 @@ class BoundaryTable:
         columns = [_effect(b"v", states), *[_ending_effect(b, states) for b in _ENDINGS]]
         token_class = np.full(vocab_size, _PLAIN, dtype=np.uint8)
         for token_id, skeleton in enumerate(_skeletons(token_texts, skip_code_fences)):
+            if token_id >= vocab_size:
+                raise ConfigError(f"vocab_size: {vocab_size} is less than the number of token texts")
             if skeleton not in class_of_skeleton:
                 effect = _effect(skeleton, states)
                 if effect not in class_of_effect:
@@ -135,16 +138,13 @@ _ENDINGS = (Boundary.END_OF_THINKING, Boundary.END)
 _Effect = tuple[tuple[_State, Boundary], ...]  # one entry a state: the state after the token, what it completes
 
 
-def _check(texts: Sequence[bytes], thinking: Collection[int], end: Collection[int], vocab_size: int) -> None:
-    if vocab_size < len(texts):
-        raise ConfigError(f"vocab_size: {vocab_size} is less than the {len(texts)} token texts")
-    for name, ids in (("end_of_thinking_ids", thinking), ("end_token_ids", end)):
-        for token_id in ids:
-            if not 0 <= token_id < vocab_size:
-                raise ConfigError(f"{name}: {token_id} is outside the vocabulary of {vocab_size} tokens")
+def _check_ids(name: str, token_ids: Collection[int], vocab_size: int) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise ConfigError(f"{name}: {token_id} is outside the vocabulary of {vocab_size} tokens")
 
 
-def _skeletons(texts: Sequence[bytes], skip_code_fences: bool) -> list[bytes]:
+def _skeletons(texts: Iterable[bytes], skip_code_fences: bool) -> Iterator[bytes]:
     """Each text with one letter a byte (newline, backtick, space, visible), and what can't matter removed."""
     letters = bytearray(b"v" * 256)
     for byte in b" \t\r\v\f":
@@ -154,7 +154,7 @@ def _skeletons(texts: Sequence[bytes], skip_code_fences: bool) -> list[bytes]:
         letters[ord("`")] = _BACKTICK
     # After a visible letter nothing matters up to the end of the line; nor does the length of a run of spaces.
     redundant = re.compile(rb"(?<=v)[`sv]+|(?<=s)s+|(?<=nn)n+")
-    return [redundant.sub(b"", text.translate(bytes(letters))) for text in texts]
+    return (redundant.sub(b"", text.translate(bytes(letters))) for text in texts)
 
 
 def _read(state: _State, letter: int) -> tuple[_State, bool]:

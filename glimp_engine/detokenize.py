@@ -1,7 +1,7 @@
 """From token ids to text, one token at a time."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = ["Detokenizer", "StopStrings"]
 
@@ -14,13 +14,13 @@ class Detokenizer:
     Bytes that are no UTF-8 become U+FFFD, as in `bytes.decode(errors="replace")`.
     """
 
-    def __init__(self, written_bytes: Sequence[bytes]) -> None:
-        self._written_bytes = written_bytes  # one entry a token id
+    def __init__(self, written_bytes: Callable[[int], bytes]) -> None:
+        self._written_bytes = written_bytes  # of a token id
         self._decoder = _new_decoder(errors="replace")
 
     def push(self, token_id: int) -> str:
         """The characters this token completes; the bytes of an unfinished one wait for the next token."""
-        return self._decoder.decode(self._written_bytes[token_id])
+        return self._decoder.decode(self._written_bytes(token_id))
 
     def flush(self) -> str:
         """What still waits: U+FFFD if the last character is cut short, else nothing."""

@@ -67,7 +67,7 @@ class Engine:
         page_size: int = 16,
         max_model_len: int | None = None,
         max_batch_size: int = 64,
-        max_batch_tokens: int = 2048,
+        max_batch_tokens: int = 512,
         skip_code_fences: bool = False,
     ) -> None:
         config = EngineConfig(

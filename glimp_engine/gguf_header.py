@@ -93,17 +93,18 @@ def read_array(blob: mmap.mmap, offset: int, path: Path) -> tuple[list[Any], int
     if item_type in SCALARS:
         layout = struct.Struct(f"<{length}{SCALARS[item_type]}")
         return list(layout.unpack_from(blob, offset)), offset + layout.size
+    read = read_string if item_type == STRING else lambda blob, at: read_value(blob, at, item_type, path)
     items = []
     for _ in range(length):
-        item, offset = read_value(blob, offset, item_type, path)
+        item, offset = read(blob, offset)
         items.append(item)
     return items, offset
 
 
 def read_string(blob: mmap.mmap, offset: int) -> tuple[str, int]:
     """A string and the offset just past it."""
-    (length,) = struct.unpack_from("<Q", blob, offset)
     start = offset + 8
-    if start + length > len(blob):
-        raise struct.error(f"a string of {length} bytes at offset {start}")
-    return blob[start : start + length].decode(), start + length
+    end = start + int.from_bytes(blob[offset:start], "little")
+    if end > len(blob):
+        raise struct.error(f"a string of {end - start} bytes at offset {start}")
+    return blob[start:end].decode(), end

@@ -58,21 +58,21 @@ def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops) -
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise ConfigError(f"{name} is {source!r}; allowed: a directory, a .gguf file, a hub id, a LoadedModel")
     path = locate(source)
-    model = load_native(path, config, ops) if isinstance(ops, NativeOps) else load_reference(path, config, ops)
-    return LoadedModel(model, Text.load(path, model.config.vocab_size))
+    return load_native(path, config, ops) if isinstance(ops, NativeOps) else load_reference(path, config, ops)
 
 
-def load_native(path: Path, config: EngineConfig, ops: NativeOps) -> Forward:
+def load_native(path: Path, config: EngineConfig, ops: NativeOps) -> LoadedModel:
     """The model on the native ops, its weights as they are stored unless the configuration says otherwise."""
     model_config, tensors = open_checkpoint(path)
+    text = Text.load(path, model_config.vocab_size)  # before the weights, which then take the memory that it frees
     weights = read_weights(path, tensors, ops, config.native_dtype, config.quantization)
-    return NativeDecoder(model_config, weights, ops)
+    return LoadedModel(NativeDecoder(model_config, weights, ops), text)
 
 
-def load_reference(path: Path, config: EngineConfig, ops: Ops) -> Forward:
+def load_reference(path: Path, config: EngineConfig, ops: Ops) -> LoadedModel:
     """The model in PyTorch, its weights dequantised."""
     model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
-    return Decoder(model_config, weights, ops)
+    return LoadedModel(Decoder(model_config, weights, ops), Text.load(path, model_config.vocab_size))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
     """How the model's tokens read, one class for each token of its logits."""
     end_of_thinking = [] if text.end_thinking_id is None else [text.end_thinking_id]
     vocab_size = loaded.model.config.vocab_size
-    token_bytes, end_token_ids = loaded.text.token_bytes, loaded.text.end_token_ids
+    end_token_ids = loaded.text.end_token_ids
+    token_bytes = map(loaded.text.bytes_of, range(loaded.text.num_tokens))
     return Voice(text, BoundaryTable.build(token_bytes, end_of_thinking, end_token_ids, vocab_size, skip_code_fences))
 
 

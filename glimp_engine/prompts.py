@@ -50,7 +50,7 @@ def encode(prompt: Prompt, text: Text) -> list[int]:
     elif isinstance(prompt[0], dict):
         token_ids = text.encode_chat(list(prompt))  # type: ignore[arg-type]
     else:
-        token_ids = [check_token_id(i, token_id, len(text.token_bytes)) for i, token_id in enumerate(prompt)]
+        token_ids = [check_token_id(i, token_id, text.num_tokens) for i, token_id in enumerate(prompt)]
     if not token_ids:
         raise RequestError(f"prompt is {prompt!r}, which has no tokens; allowed: at least one")
     return token_ids

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -24,35 +24,34 @@ END_TOKENS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>"),
     "<｜end▁of▁sentence｜>",  # noqa: RUF001
 )
-BYTE_OF_LETTER = {letter: byte for byte, letter in bytes_to_unicode().items()}
+# GPT-2's letter of each byte to the character of that number, any other letter to one that has no byte
+_LETTERS = {ord(letter): byte for byte, letter in bytes_to_unicode().items()}
+BYTES_OF_LETTERS = {**{byte: 0x100 for byte in range(0x100) if byte not in _LETTERS}, **_LETTERS}
 BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Text:
-    """One model's tokenizer, and what its tokens are: `tokens` and `token_bytes` have one entry an id."""
+    """One model's tokenizer, and what its tokens are: ids from 0 to num_tokens - 1.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocab_size: int, end_token_ids: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._backend: Tokenizer = tokenizer.backend_tokenizer
-        added = {i: token for i, token in self._backend.get_added_tokens_decoder().items() if i < vocab_size}
-        num_tokens = min(max(*self._backend.get_vocab(with_added_tokens=True).values(), 0) + 1, vocab_size)
-        self.tokens: list[str | None] = [self._backend.id_to_token(i) for i in range(num_tokens)]
-        self.added_ids = frozenset(added)
-        is_byte_level = has_byte_level_decoder(self._backend)
-        self.token_bytes = [
-            added[i].content.encode() if i in added else ordinary_bytes(token or "", is_byte_level)
-            for i, token in enumerate(self.tokens)
-        ]
+    What a token is gets asked of the tokenizer each time, as lists of 150,000 of them take 20 MB a model.
+    """
+
+    def __init__(
+        self, backend: Tokenizer, chat: PreTrainedTokenizerFast, vocab_size: int, end_token_ids: Sequence[int]
+    ) -> None:
+        """`chat` has the chat template, and the special tokens' names that stand in it."""
+        self._backend = backend
+        self._chat = chat
+        self._added = {i: token for i, token in backend.get_added_tokens_decoder().items() if i < vocab_size}
+        self._is_byte_level = has_byte_level_decoder(backend)
+        self.added_ids = frozenset(self._added)
+        self.num_tokens = min(max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1, vocab_size)
         self.begin_thinking_id = self._single_token(BEGIN_THINKING)
         self.end_thinking_id = self._single_token(END_THINKING)
-        thinking = {self.begin_thinking_id, self.end_thinking_id}
-        special = {i for i, token in added.items() if token.special}
-        # padding ids, which models have beyond their tokens, write nothing
-        self._written = [b""] * vocab_size
-        for i, written in enumerate(self.token_bytes):
-            self._written[i] = b"" if i in special - thinking else written
-        known = {i for i in special if self.tokens[i] in END_TOKENS}
-        self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < num_tokens)
+        special = {i for i, token in self._added.items() if token.special}
+        self._unwritten = special - {self.begin_thinking_id, self.end_thinking_id}
+        known = {i for i in special if self._added[i].content in END_TOKENS}
+        self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < self.num_tokens)
 
     @classmethod
     def load(cls, path: Path, vocab_size: int) -> "Text":
@@ -60,8 +59,23 @@ class Text:
 
         Raises: CheckpointError when there is no tokenizer, or one that can't be read.
         """
-        tokenizer, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
-        return cls(tokenizer, vocab_size, end_token_ids)
+        backend, chat, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+        return cls(backend, chat, vocab_size, end_token_ids)
+
+    def tokens(self) -> list[str | None]:
+        """Each id's token as the vocabulary has it; None for an id that is none."""
+        return [self._backend.id_to_token(i) for i in range(self.num_tokens)]
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, special ones too; of an id beyond the tokens, none."""
+        if token_id in self._added:
+            return self._added[token_id].content.encode()
+        return ordinary_bytes(self._backend.id_to_token(token_id) or "", self._is_byte_level)
+
+    def written_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to the text: a special token and an id beyond the tokens write nothing."""
+        is_written = token_id < self.num_tokens and token_id not in self._unwritten
+        return self.bytes_of(token_id) if is_written else b""
 
     def encode(self, text: str, allow_special: bool) -> list[int]:
         """The text's token ids.
@@ -90,10 +104,10 @@ class Text:
             is_message = isinstance(message, dict) and isinstance(message.get("role"), str)
             if not is_message or not isinstance(message.get("content"), (str, list)):
                 raise RequestError(f"messages[{i}] is {message!r}; allowed: a dict with role and content")
-        if not self._tokenizer.chat_template:
+        if not self._chat.chat_template:
             raise RequestError("prompt is a list of messages, and the model has no chat template; allowed: text")
         try:
-            rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            rendered = self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template may raise anything
             raise RequestError(f"messages don't fit the chat template: {error}") from error
         self._backend.encode_special_tokens = False
@@ -106,7 +120,7 @@ class Text:
 
     def detokenizer(self) -> Detokenizer:
         """A new incremental decoder for one sequence's output, which goes on where a prompt ends."""
-        return Detokenizer(self._written)
+        return Detokenizer(self.written_bytes)
 
     def is_thinking_open(self, token_ids: Sequence[int]) -> bool:
         """Whether the last <think> has not been closed."""
@@ -122,7 +136,7 @@ class Text:
 
     def _open_thinking(self, rendered: str) -> str:
         """Append <think> for a thinking model whose template leaves that to the model, so that step 0 is glimpsed."""
-        thinks = self.end_thinking_id is not None and END_THINKING in str(self._tokenizer.chat_template)
+        thinks = self.end_thinking_id is not None and END_THINKING in str(self._chat.chat_template)
         is_decided = rendered.rstrip().endswith((BEGIN_THINKING, END_THINKING))  # opened, or closed: not to think
         return rendered + f"{BEGIN_THINKING}\n" if thinks and not is_decided else rendered
 
@@ -131,8 +145,8 @@ class Text:
         return token_id if token_id in self.added_ids else None
 
 
-def read_directory(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """The tokenizer of a directory in the hub's layout, and its end tokens."""
+def read_directory(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]]:
+    """The tokenizer of a directory in the hub's layout, with its chat template, and its end tokens."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many types
@@ -144,11 +158,11 @@ def read_directory(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
         if (path / name).exists():
             found = json.loads((path / name).read_text(encoding="utf-8")).get("eos_token_id")
             end_ids += found if isinstance(found, list) else [] if found is None else [found]
-    return tokenizer, end_ids
+    return tokenizer.backend_tokenizer, tokenizer, end_ids
 
 
-def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """The tokenizer of a GGUF file, and its end tokens."""
+def read_gguf(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]]:
+    """The tokenizer of a GGUF file, its chat template, and its end tokens."""
     metadata = read_gguf_header(path).metadata
     backend = build_gguf_tokenizer(metadata, path)
     tokens = metadata["tokenizer.ggml.tokens"]
@@ -157,14 +171,13 @@ def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int]]:
         for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
         if metadata.get(f"tokenizer.ggml.{theirs}_token_id", len(tokens)) < len(tokens)
     }
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        chat_template=metadata.get("tokenizer.chat_template"),
-        clean_up_tokenization_spaces=False,
-        **named,
-    )
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    backend.add_special_tokens(sorted({*named.values()} - added))  # special whatever their type in the file
+    template = metadata.get("tokenizer.chat_template")
+    # without a vocabulary: transformers would copy it
+    chat = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=template, **named)
     ends = (metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom"))
-    return tokenizer, [end_id for end_id in ends if end_id is not None]
+    return backend, chat, [end_id for end_id in ends if end_id is not None]
 
 
 def has_byte_level_decoder(backend: Tokenizer) -> bool:
@@ -176,7 +189,10 @@ def has_byte_level_decoder(backend: Tokenizer) -> bool:
 def ordinary_bytes(token: str, is_byte_level: bool) -> bytes:
     """The bytes that a token of the vocabulary stands for."""
     if is_byte_level:
-        return bytes(BYTE_OF_LETTER[c] for c in token) if all(c in BYTE_OF_LETTER for c in token) else token.encode()
+        try:
+            return token.translate(BYTES_OF_LETTERS).encode("latin-1")
+        except UnicodeEncodeError:  # not of the alphabet
+            return token.encode()
     fallback = BYTE_FALLBACK.fullmatch(token)
     return bytes([int(fallback[1], 16)]) if fallback else token.replace("▁", " ").encode()
 
@@ -199,7 +215,7 @@ def relate(small: Text, large: Text) -> Pair:
 
     What counts is what an id means, not how text is cut into ids: so merges are not compared.
     """
-    if small is large or small.tokens == large.tokens:
+    if small is large or small.tokens() == large.tokens():
         return Pair("identical")
     to_large, to_small = translation(small, large), translation(large, small)
     both_think = (small.end_thinking_id is None) == (large.end_thinking_id is None)
@@ -211,13 +227,13 @@ def relate(small: Text, large: Text) -> Pair:
 
 def ordinary_ids(text: Text) -> list[int]:
     """Ids of the tokens that aren't special."""
-    return [i for i, token in enumerate(text.tokens) if token is not None and i not in text.added_ids]
+    return [i for i, token in enumerate(text.tokens()) if token is not None and i not in text.added_ids]
 
 
 def translation(source: Text, target: Text) -> list[int]:
     """For each id of the source the id of the same token in the target, or -1; an end token has the target's."""
-    target_ids = {(token, i in target.added_ids): i for i, token in enumerate(target.tokens) if token is not None}
-    table = [target_ids.get((str(token), i in source.added_ids), -1) for i, token in enumerate(source.tokens)]
+    target_ids = {(token, i in target.added_ids): i for i, token in enumerate(target.tokens()) if token is not None}
+    table = [target_ids.get((str(token), i in source.added_ids), -1) for i, token in enumerate(source.tokens())]
     for i in source.end_token_ids:
         if table[i] < 0 and target.end_token_ids:
             table[i] = min(target.end_token_ids)

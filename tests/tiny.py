@@ -36,7 +36,7 @@ def make_tokenizer(special=(*SPECIAL, *THINKING), words=tuple(WORDS), template=C
 
 def make_text(**options):
     tokenizer = make_tokenizer(**options)
-    return Text(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
+    return Text(tokenizer.backend_tokenizer, tokenizer, len(tokenizer), [tokenizer.eos_token_id])
 
 
 def save_checkpoint(directory, tokenizer, seed, num_layers=2, hidden_size=32, heads=(4, 2)):
@@ -101,10 +101,10 @@ class Script:
 
     def __init__(self, text):
         self.text = text
-        self.vocab_size = len(text.tokens)
+        self.vocab_size = text.num_tokens
 
     def id_of(self, piece):
-        return self.text.token_bytes.index(piece.encode())
+        return [self.text.bytes_of(i) for i in range(self.vocab_size)].index(piece.encode())
 
     def logits(self, token_id, num_equal=1):
         """Logits with entropy ln(num_equal); the given token is the one that greedy takes."""

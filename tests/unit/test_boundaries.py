@@ -122,7 +122,7 @@ def test_the_automaton_is_small():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ConfigError, match="vocab_size: 1 is less than the 2"):
+    with pytest.raises(ConfigError, match="vocab_size: 1 is less than the number of token texts"):
         BoundaryTable.build([b"a", b"b"], [], [], 1, False)
     with pytest.raises(ConfigError, match="end_token_ids: 7 is outside the vocabulary of 2"):
         BoundaryTable.build([b"a", b"b"], [], [7], 2, False)

@@ -203,7 +203,7 @@ def test_the_tokenizer_and_the_chat_template(tmp_path):
     assert text.decode(text.encode("a é語 <|im_end|>\n\n", allow_special=False)) == "a é語 <|im_end|>\n\n"
     assert text.end_token_ids == {end}
     chat = text.encode_chat([{"role": "user", "content": "ab"}])
-    assert b"".join(text.token_bytes[i] for i in chat) == b"<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
+    assert b"".join(text.bytes_of(i) for i in chat) == b"<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_the_begin_token_is_put_before_prompts_if_the_file_says_so(tmp_path):
