@@ -44,7 +44,7 @@ def check_tools() -> None:
 
 
 setup(
-    packages=["glimp_engine", "glimp_engine.kernels"],
+    packages=["glimp_engine", "glimp_engine.kernels", "glimp_engine.kernels.gpu"],
     package_dir={"glimp_engine": "glimp_engine", "glimp_engine.kernels": "kernels"},
     ext_modules=[Extension("glimp_engine.kernels.libglimp", sources=[])],
     cmdclass={"build_ext": CMakeBuild},

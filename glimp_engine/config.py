@@ -1,5 +1,6 @@
 """The engine's own settings, checked, and what `auto` stands for."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +35,13 @@ class EngineConfig:
     max_model_len: int | None = None
     max_batch_size: int = 64
     max_batch_tokens: int = 512
+    batch_invariant: bool = False
+    enforce_eager: bool = False
     skip_code_fences: bool = False
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, ("auto", *DTYPES))
-        check_choice("ops", self.ops, ("auto", "reference", "native"))
+        check_choice("ops", self.ops, ("auto", "reference", "native", "triton"))
         check_integer("page_size", self.page_size, 1, 1024)
         check_integer("max_batch_size", self.max_batch_size, 1, 4096)
         # so that a tick always has room for one token of each sequence
@@ -52,7 +55,17 @@ class EngineConfig:
         if self.quantization is not None:
             check_choice("quantization", self.quantization, ("int8", "int4"))
         if self.ops == "native" and self.torch_device.type != "cpu":
-            raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, reference")
+            raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, triton, reference")
+        if self.ops == "triton" and self.torch_device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ConfigError(
+                "ops is 'triton' on device cpu; allowed there: auto, native, reference (or with TRITON_INTERPRET=1)"
+            )
+        if self.is_triton and self.dtype == "float64":
+            raise ConfigError(
+                "dtype is 'float64' with triton ops; allowed: auto, bfloat16, float16, float32, or ops='reference'"
+            )
+        if self.batch_invariant and not (self.is_triton or self.is_native):
+            raise ConfigError("batch_invariant is True with reference ops; allowed: False, or other ops")
         if self.is_native and self.dtype not in ("auto", *NATIVE_DTYPES):
             raise ConfigError(
                 f"dtype is {self.dtype!r} with native ops; allowed: auto, {', '.join(NATIVE_DTYPES)}, "
@@ -80,6 +93,16 @@ class EngineConfig:
         return self.ops == "native" or (self.ops == "auto" and self.torch_device.type == "cpu")
 
     @property
+    def is_triton(self) -> bool:
+        """Whether the op set is Triton's, which `auto` means on a GPU."""
+        return self.ops == "triton" or (self.ops == "auto" and self.torch_device.type == "cuda")
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether a tick is a CUDA graph."""
+        return self.is_triton and self.torch_device.type == "cuda" and not self.enforce_eager
+
+    @property
     def native_dtype(self) -> str | None:
         """The type of the native ops' matrices; None leaves each as it's stored, which is what `auto` means."""
         return NATIVE_DTYPES.get(self.dtype)
@@ -93,7 +116,13 @@ class EngineConfig:
 
     def make_ops(self) -> Ops:
         """The op set that `ops` names."""
-        return NativeOps(self.num_threads) if self.is_native else ReferenceOps()
+        if self.is_native:
+            return NativeOps(self.num_threads)
+        if self.is_triton:
+            from glimp_engine.kernels.gpu.ops import TritonOps  # Triton is there on Linux only
+
+            return TritonOps(self.torch_device, self.batch_invariant)
+        return ReferenceOps()
 
     def kv_budget_bytes(self) -> int:
         """Bytes for both models' K/V."""

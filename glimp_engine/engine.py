@@ -46,6 +46,8 @@ class Engine:
 
     With native ops (on a CPU) dtype `auto` keeps each matrix as it's stored; `quantization`, int8 or int4, rounds those
     of a checkpoint that isn't quantised, when it's loaded. `num_threads` is theirs, PyTorch's number by default.
+    With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`; with `batch_invariant` a request's
+    tokens don't depend on what else is in the batch, which native ops promise anyway.
 
     Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
             page_size, max_model_len and max_batch_tokens in tokens. With skip_code_fences a blank line inside a code
@@ -68,6 +70,8 @@ class Engine:
         max_model_len: int | None = None,
         max_batch_size: int = 64,
         max_batch_tokens: int = 512,
+        batch_invariant: bool = False,
+        enforce_eager: bool = False,
         skip_code_fences: bool = False,
     ) -> None:
         config = EngineConfig(
@@ -81,6 +85,8 @@ class Engine:
             max_model_len=max_model_len,
             max_batch_size=max_batch_size,
             max_batch_tokens=max_batch_tokens,
+            batch_invariant=batch_invariant,
+            enforce_eager=enforce_eager,
             skip_code_fences=skip_code_fences,
         )
         op_set = config.make_ops()
@@ -95,7 +101,7 @@ class Engine:
         vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
         forbidden_ids = [self._dictionary.unknown_to_other(model, vocab_sizes) for model in Model]
         self._runners = [
-            make_runner(loaded, voices[which], forbidden_ids[which], memory, page_size, op_set)
+            make_runner(loaded, voices[which], forbidden_ids[which], memory, config, op_set)
             for which, loaded in enumerate(models)
         ]
         self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
@@ -260,7 +266,7 @@ class Engine:
             for copy in plan.copies:
                 for each in self._runners:
                     each.kv.copy_page(copy.source, copy.target)
-            batch = build_batch(plan, self.config.page_size, runner.model.device, self._sampling)
+            batch = build_batch(plan, self.config.page_size, self._sampling)
             rows = runner.run(batch)
         except Exception as error:  # whatever a forward may raise ends the requests that were in it, and no other
             log.exception("a forward of the %s model failed", plan.model)

@@ -11,6 +11,7 @@ from glimp_engine.boundaries import BoundaryTable
 from glimp_engine.checkpoint import load_checkpoint, locate, open_checkpoint
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
+from glimp_engine.graphs import GraphRunner, capture_cuda_graph
 from glimp_engine.kernels import Ops
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.kv_store import KVStore, num_pages_within
@@ -132,11 +133,15 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
 
 
 def make_runner(
-    loaded: LoadedModel, voice: Voice, forbidden_ids: list[int], memory: Memory, page_size: int, ops: Ops
+    loaded: LoadedModel, voice: Voice, forbidden_ids: list[int], memory: Memory, config: EngineConfig, ops: Ops
 ) -> ModelRunner:
     """The model with K/V tensors of its own and what it must not write."""
     model = loaded.model
-    kv = KVStore(model.config, memory.num_pages, page_size, model.kv_layout, model.device)
+    num_pages = memory.num_pages + (1 if config.has_graphs else 0)  # the padding's
+    kv = KVStore(model.config, num_pages, config.page_size, model.kv_layout, model.device)
     token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
     forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
-    return ModelRunner(model, ops, kv, token_class, forbidden)
+    if not config.has_graphs:
+        return ModelRunner(model, ops, kv, token_class, forbidden)
+    max_pages = -(-memory.max_model_len // config.page_size)
+    return GraphRunner(model, ops, kv, token_class, forbidden, max_pages, capture_cuda_graph)

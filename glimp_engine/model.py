@@ -119,8 +119,8 @@ class Decoder:
             normed, residual = ops.rms_norm(x, layer.input_norm, config.rms_norm_eps, residual)
             x = self.attend(layer, normed, batch, k_cache, v_cache)
             normed, residual = ops.rms_norm(x, layer.mlp_norm, config.rms_norm_eps, residual)
-            gate_up = ops.linear(normed, layer.gate_up.weight, layer.gate_up.bias)
-            x = ops.linear(ops.silu_mul(gate_up), layer.down.weight, layer.down.bias)
+            activated = ops.linear_silu_mul(normed, layer.gate_up.weight, layer.gate_up.bias)
+            x = ops.linear(activated, layer.down.weight, layer.down.bias)
         residual = None if residual is None else residual[logit_rows]
         normed, _ = ops.rms_norm(x[logit_rows], self.norm, config.rms_norm_eps, residual)
         logits = ops.linear(normed, self.head)

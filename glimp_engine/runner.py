@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glimp_engine.batch import Batch
-from glimp_engine.kernels import Attention, Ops
+from glimp_engine.kernels import Attention, Ops, Samples, Sampling
 from glimp_engine.kv_store import KVLayout, KVStore
 from glimp_engine.model_config import ModelConfig
 from glimp_engine.transcript import SampledToken
@@ -42,12 +42,11 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
         """One ragged forward, and one sampled token for each of its logit rows."""
+        batch = batch.to(self.model.device)
         logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv)
         if not batch.rows:
             return []
-        if len(self._forbidden_ids):
-            logits[:, self._forbidden_ids] = -torch.inf
-        samples = self._ops.sample(logits, batch.sampling, self._token_class)
+        samples = self.sample(logits, batch.sampling)
         top: list[list[tuple[int, float]]] = [[]] * len(batch.rows)
         if batch.num_top_logprobs:
             values, ids = self._ops.top_logprobs(logits, batch.num_top_logprobs)
@@ -55,3 +54,9 @@ class ModelRunner:
         # the one read-back of a tick: the host needs the tokens to know what follows them
         columns = (samples.token, samples.entropy, samples.logprob, samples.token_class)
         return [SampledToken(*row) for row in zip(*(column.tolist() for column in columns), top, strict=True)]
+
+    def sample(self, logits: Tensor, sampling: Sampling) -> Samples:
+        """A token for each row of logits, which lose what the model must not write."""
+        if len(self._forbidden_ids):
+            logits[:, self._forbidden_ids] = -torch.inf
+        return self._ops.sample(logits, sampling, self._token_class)

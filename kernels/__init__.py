@@ -98,6 +98,9 @@ class Ops(Protocol):
     def silu_mul(self, x: Tensor) -> Tensor:
         """silu(x[:, :f]) * x[:, f:]: [T, 2f] -> [T, f]."""
 
+    def linear_silu_mul(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """silu_mul(linear(x, weight, bias)): x [T, k], weight [2f, k] -> [T, f]."""
+
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         """One token a row with its entropy, log-probability and class: logits [R, V], token_class [V] uint8.
 

@@ -68,6 +68,9 @@ class ReferenceOps:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
 
+    def linear_silu_mul(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.silu_mul(self.linear(x, weight, bias))
+
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         return sampling.sample(logits, params, token_class)
 

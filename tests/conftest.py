@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import on_gpu  # noqa: F401  first: it asks for the interpreter before anything imports Triton
 import pytest
 from tiny import THINKING, THINKING_TEMPLATE, WORDS, Script, make_text, make_tokenizer, save_checkpoint
 

@@ -14,8 +14,8 @@ def test_kept_parameters_are_those_made_anew(small_path, monkeypatch, penalty):
     made = []
     of = batch.SamplingColumns.of
 
-    def checked(self, rows, model, device):
-        sampling, fresh = of(self, rows, model, device), batch.build_sampling(rows, model, device)
+    def checked(self, rows, model):
+        sampling, fresh = of(self, rows, model), batch.build_sampling(rows, model)
         for field in fields(fresh):
             assert torch.equal(getattr(sampling, field.name), getattr(fresh, field.name)), field.name
         made.append(sampling)

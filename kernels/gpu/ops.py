@@ -1,0 +1,77 @@
+"""The op set on a GPU: Triton kernels, and PyTorch's library where that is as fast."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glimp_engine.kernels import Attention, Samples, Sampling
+from glimp_engine.kernels.gpu import activation, linear, norm, rope, sample
+from glimp_engine.kernels.gpu.attention import choose_tiling, paged_attention
+from glimp_engine.kernels.reference import ReferenceOps
+
+__all__ = ["TritonOps"]
+
+INTERPRETED_PROCESSORS = 4  # of the chip that is played where there is none, so that work is split there too
+
+
+class TritonOps(ReferenceOps):
+    """Contiguous tensors of one device in bf16, fp16 or fp32; under TRITON_INTERPRET=1 also a CPU's.
+
+    With `batch_invariant` a row's result doesn't depend on the other rows of its batch: sums are cut alike for one
+    token and for hundreds, and no library chooses an order by the size of the batch.
+    """
+
+    name = "triton"
+
+    def __init__(self, device: torch.device, batch_invariant: bool = False) -> None:
+        self.batch_invariant = batch_invariant
+        is_cuda = device.type == "cuda"
+        self._num_processors = (
+            torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else INTERPRETED_PROCESSORS
+        )
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return norm.rms_norm(x, weight, eps, residual)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.batch_invariant:
+            return linear.linear(x, weight, bias, self._num_processors, linear.MAX_ROWS)
+        if len(x) > linear.MAX_ROWS:
+            return F.linear(x, weight, bias)
+        return linear.linear(x, weight, bias, self._num_processors, 1 if len(x) == 1 else linear.MAX_ROWS)
+
+    def rope_and_store(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos_sin: Tensor,
+        batch: Attention,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        q_norm: Tensor | None = None,
+        k_norm: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> Tensor:
+        return rope.rope_and_store(q, k, v, cos_sin, batch, k_cache, v_cache, q_norm, k_norm, eps)
+
+    def paged_attention(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float) -> Tensor:
+        num_tokens, num_heads, _ = q.shape
+        num_kv_heads, page_size = k_cache.shape[1:3]
+        max_kv_len = batch.page_table.shape[1] * page_size  # kv_len itself is on the device
+        tiling = choose_tiling(
+            num_tokens, len(batch.kv_len), max_kv_len, num_heads // num_kv_heads, num_kv_heads,
+            self._num_processors, self.batch_invariant,
+        )  # fmt: skip
+        return paged_attention(q, k_cache, v_cache, batch, scale, tiling)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        return activation.silu_mul(x)
+
+    def linear_silu_mul(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.batch_invariant or bias is not None or not 0 < len(x) <= linear.MAX_ROWS:
+            return self.silu_mul(self.linear(x, weight, bias))
+        return linear.linear_silu_mul(x, weight, 1 if len(x) == 1 else linear.MAX_ROWS)
+
+    def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
+        return sample.sample(logits, params, token_class)

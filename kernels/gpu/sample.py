@@ -1,0 +1,193 @@
+"""`sample`: entropy, log-probability, filters and the draw, in one pass over the logits.
+
+First a program for each row and SPLIT of its vocabulary: sums for log-sum-exp and entropy, and the split's best token
+(Gumbel-max: the largest of logit / temperature - log E). Then a program for each row merges its splits. A row with
+top-k, top-p or min-p is drawn there, from the tokens above a threshold that is found without a sort (`filters`).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glimp_engine.kernels import Samples, Sampling
+from glimp_engine.kernels.gpu.filters import GROUP_SIZE, NUM_CANDIDATE_GROUPS, draw_filtered
+from glimp_engine.kernels.gpu.noise import gumbel
+
+__all__ = ["sample"]
+
+SPLIT = 2048  # ids of a program: the same for every batch, so that a row's sums don't depend on the others
+NUM_PENALTY_PROGRAMS = 8
+
+
+@triton.jit
+def _penalize_kernel(
+    logits_ptr, choice_ptr, repetition_ptr, presence_ptr, frequency_ptr, seen_start_ptr, seen_ids_ptr, seen_counts_ptr,
+    vocab_size, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """choice = the penalised logits of the tokens a row has seen."""
+    row = tl.program_id(0)
+    repetition, presence = tl.load(repetition_ptr + row), tl.load(presence_ptr + row)
+    frequency = tl.load(frequency_ptr + row)
+    begin, end = tl.load(seen_start_ptr + row), tl.load(seen_start_ptr + row + 1)
+    for start in range(begin + tl.program_id(1) * BLOCK, end, tl.num_programs(1) * BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < end
+        token = row.to(tl.int64) * vocab_size + tl.load(seen_ids_ptr + at, mask=inside, other=0)
+        count = tl.load(seen_counts_ptr + at, mask=inside, other=0)
+        x = tl.load(logits_ptr + token, mask=inside, other=0.0)
+        x = tl.where(x > 0, tl.div_rn(x, repetition), x * repetition)
+        x = x - frequency * count.to(tl.float32) - tl.where(count > 0, presence, 0.0)
+        tl.store(choice_ptr + token, x, mask=inside)
+
+
+@triton.jit
+def is_filtered(temperature, top_k, top_p, min_p, vocab_size):
+    """Whether some tokens of the row can't be drawn."""
+    return (temperature > 0) & (((top_k > 0) & (top_k < vocab_size)) | (top_p < 1) | (min_p > 0))
+
+
+@triton.jit
+def _sample_splits_kernel(
+    logits_ptr, choice_ptr, stats_ptr, best_ptr, best_id_ptr, group_max_ptr,
+    temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seed_ptr, sequence_index_ptr, position_ptr, vocab_size,
+    SPLIT: tl.constexpr, GROUP_SIZE: tl.constexpr,
+):  # fmt: skip
+    """stats [R, splits, 4]: max m, sum e^(x - m), sum e^(x - m) (x - m), sum e^((c - max c) / temperature).
+
+    x are the logits, c those with penalties. best [R, splits] is max c in a row with filters, whose maxima of
+    GROUP_SIZE tokens go to group_max; else the largest of c / temperature - log E, and best_id its token.
+    """
+    row, split = tl.program_id(0), tl.program_id(1)
+    at = split * SPLIT + tl.arange(0, SPLIT)
+    row_at = row.to(tl.int64) * vocab_size
+    inside = at < vocab_size
+    x = tl.load(logits_ptr + row_at + at, mask=inside, other=float("-inf"))
+    most = tl.max(x)
+    shifted = x - tl.where(most == float("-inf"), 0.0, most)
+    weight = tl.exp(shifted)
+    to = row * tl.num_programs(1) + split
+    tl.store(stats_ptr + 4 * to, most)
+    tl.store(stats_ptr + 4 * to + 1, tl.sum(weight))
+    tl.store(stats_ptr + 4 * to + 2, tl.sum(tl.where(shifted == float("-inf"), 0.0, weight * shifted)))
+
+    c = tl.load(choice_ptr + row_at + at, mask=inside, other=float("-inf"))
+    temperature = tl.load(temperature_ptr + row)
+    top_k, top_p, min_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
+    if temperature > 0:
+        c = tl.div_rn(c, temperature)
+    if is_filtered(temperature, top_k, top_p, min_p, vocab_size):
+        groups: tl.constexpr = SPLIT // GROUP_SIZE
+        maxima = tl.max(tl.reshape(c, [groups, GROUP_SIZE]), 1)
+        tl.store(group_max_ptr + to * groups + tl.arange(0, groups), maxima)
+        best = tl.max(maxima)
+        tl.store(best_ptr + to, best)
+        tl.store(stats_ptr + 4 * to + 3, tl.sum(tl.exp(c - tl.where(best == float("-inf"), 0.0, best))))
+    else:
+        if temperature > 0:
+            block = split * (SPLIT // 4) + tl.arange(0, SPLIT // 4)
+            position, index = tl.load(position_ptr + row), tl.load(sequence_index_ptr + row)
+            c += gumbel(block.to(tl.uint32), position, index, tl.load(seed_ptr + row))
+        best, best_at = tl.max(c, 0, return_indices=True)
+        tl.store(best_ptr + to, best)
+        tl.store(best_id_ptr + to, split * SPLIT + best_at)
+
+
+@triton.jit
+def _sample_rows_kernel(
+    logits_ptr, choice_ptr, stats_ptr, best_ptr, best_id_ptr, group_max_ptr,
+    temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seed_ptr, sequence_index_ptr, position_ptr, token_class_ptr,
+    token_ptr, entropy_ptr, logprob_ptr, class_ptr, vocab_size, num_splits,
+    SPLIT: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
+):  # fmt: skip
+    """Merges a row's splits: Z = sum e^(x - m) and U = sum e^(x - m) (x - m) give the entropy log Z - U / Z."""
+    row = tl.program_id(0)
+    row_at = row.to(tl.int64) * vocab_size
+    split = tl.arange(0, BLOCK_SPLITS)
+    inside = split < num_splits
+    at = row * num_splits + split
+    split_most = tl.load(stats_ptr + 4 * at, mask=inside, other=float("-inf"))
+    most = tl.max(split_most)
+    shift = tl.where(split_most == float("-inf"), 0.0, split_most - most)
+    scale = tl.where(split_most == float("-inf"), 0.0, tl.exp(shift))
+    z = tl.load(stats_ptr + 4 * at + 1, mask=inside, other=0.0)
+    u = tl.load(stats_ptr + 4 * at + 2, mask=inside, other=0.0)
+    # a NaN among the logits makes its split's sum one, whatever the maximum has made of it
+    total = tl.sum(z * scale) + tl.sum(z * 0.0)
+    moment = tl.sum(scale * (u + z * shift))
+    is_sound = (total == total) & (most > float("-inf")) & (most < float("inf"))
+
+    token = 0
+    if is_sound:
+        temperature = tl.load(temperature_ptr + row)
+        top_k, top_p, min_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
+        best = tl.load(best_ptr + at, mask=inside, other=float("-inf"))
+        if is_filtered(temperature, top_k, top_p, min_p, vocab_size):
+            most_scaled = tl.max(best)
+            mass = tl.load(stats_ptr + 4 * at + 3, mask=inside, other=0.0)
+            mass = tl.sum(tl.where(best == float("-inf"), 0.0, mass * tl.exp(best - most_scaled)))
+            position, index = tl.load(position_ptr + row), tl.load(sequence_index_ptr + row)
+            num_groups = num_splits * (SPLIT // GROUP_SIZE)
+            token = draw_filtered(
+                choice_ptr + row_at, group_max_ptr + row * num_groups, most_scaled, mass, num_groups, vocab_size,
+                temperature, top_k, top_p, min_p, position, index, tl.load(seed_ptr + row), GROUP_SIZE, BLOCK_GROUPS,
+            )  # fmt: skip
+        else:
+            _, best_split = tl.max(best, 0, return_indices=True)
+            token = tl.load(best_id_ptr + row * num_splits + best_split)
+    nan = float("nan")
+    log_total = tl.log(total)
+    entropy = tl.maximum(log_total - moment / total, 0.0)
+    logprob = tl.load(logits_ptr + row_at + token) - most - log_total
+    tl.store(token_ptr + row, token)
+    tl.store(class_ptr + row, tl.load(token_class_ptr + token))
+    tl.store(entropy_ptr + row, tl.where(is_sound, entropy, nan))
+    tl.store(logprob_ptr + row, tl.where(is_sound, logprob, nan))
+
+
+def sample(logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
+    """See `Ops.sample`.
+
+    Shapes: logits [R, V] fp32 contiguous, token_class [V] uint8.
+    Cost:   reads the logits once; once more, and writes them, if a row has penalties. No host sync.
+    """
+    num_rows, vocab_size = logits.shape
+    device = logits.device
+    samples = Samples(
+        token=torch.empty(num_rows, dtype=torch.int64, device=device),
+        entropy=torch.empty(num_rows, dtype=torch.float32, device=device),
+        logprob=torch.empty(num_rows, dtype=torch.float32, device=device),
+        token_class=torch.empty(num_rows, dtype=torch.uint8, device=device),
+    )
+    if not num_rows:
+        return samples
+    choice = penalized(logits, params) if len(params.seen_ids) else logits
+    num_splits = triton.cdiv(vocab_size, SPLIT)
+    num_groups = num_splits * (SPLIT // GROUP_SIZE)
+    stats = torch.empty(num_rows, num_splits, 4, dtype=torch.float32, device=device)
+    best = torch.empty(num_rows, num_splits, dtype=torch.float32, device=device)
+    best_id = torch.empty(num_rows, num_splits, dtype=torch.int32, device=device)
+    group_max = torch.empty(num_rows, num_groups, dtype=torch.float32, device=device)
+    block_groups = max(triton.next_power_of_2(num_groups), NUM_CANDIDATE_GROUPS.value)
+    inputs = (
+        *(logits, choice, stats, best, best_id, group_max),
+        *(params.temperature, params.top_k, params.top_p, params.min_p),
+        *(params.seed, params.sequence_index, params.position),
+    )
+    _sample_splits_kernel[(num_rows, num_splits)](*inputs, vocab_size, SPLIT=SPLIT, GROUP_SIZE=GROUP_SIZE, num_warps=4)
+    _sample_rows_kernel[(num_rows,)](
+        *inputs, token_class, samples.token, samples.entropy, samples.logprob, samples.token_class,
+        vocab_size, num_splits, SPLIT=SPLIT, GROUP_SIZE=GROUP_SIZE,
+        BLOCK_SPLITS=triton.next_power_of_2(num_splits), BLOCK_GROUPS=block_groups, num_warps=8,
+    )  # fmt: skip
+    return samples
+
+
+def penalized(logits: Tensor, params: Sampling) -> Tensor:
+    """A copy of the logits in which the tokens a row has seen carry its penalties."""
+    choice = logits.clone()
+    _penalize_kernel[(len(logits), NUM_PENALTY_PROGRAMS)](
+        logits, choice, params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
+        params.seen_start, params.seen_ids, params.seen_counts, logits.shape[1], BLOCK=256, num_warps=4,
+    )  # fmt: skip
+    return choice
