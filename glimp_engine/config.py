@@ -54,6 +54,10 @@ class EngineConfig:
             check_integer("num_threads", self.num_threads, 1, 1024)
         if self.quantization is not None:
             check_choice("quantization", self.quantization, ("int8", "int4"))
+        self._check_op_set()
+
+    def _check_op_set(self) -> None:
+        """Raise ConfigError if the op set can't do what is asked of it."""
         if self.ops == "native" and self.torch_device.type != "cpu":
             raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, triton, reference")
         if self.ops == "triton" and self.torch_device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
