@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from glimp_engine.errors import CheckpointError
@@ -72,6 +71,8 @@ def describe(tensor: GGUFTensor, path: Path, num_heads: int | None) -> StoredTen
 
     Raises: CheckpointError when the type isn't supported or the file ends before the tensor does.
     """
+    from gguf import GGMLQuantizationType
+
     try:
         kind = GGMLQuantizationType(tensor.ggml_type).name
     except ValueError:

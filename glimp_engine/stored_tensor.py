@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 from torch import Tensor
 
 __all__ = ["FLOAT_TYPES", "QUANTIZED_TYPES", "StoredTensor", "dequantize_rows", "row_bytes"]
@@ -43,10 +41,15 @@ class StoredTensor:
 
 def row_bytes(kind: str, k: int) -> int:
     """Bytes of a row of k values of one of GGUF's types; 0 if they aren't a whole number of its blocks."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # safetensors alone don't need it
+
     block_size, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     return 0 if k % block_size else k // block_size * block_bytes
 
 
 def dequantize_rows(blocks: Tensor, kind: str) -> Tensor:
     """Rows of quantised blocks, bytes [rows, bytes of a row], in float32."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
     return torch.from_numpy(dequantize(blocks.numpy(), GGMLQuantizationType[kind]))
