@@ -9,15 +9,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-LIBRARY = "libglimp.so"
+LIBRARIES = ["libglimp", *(["libglimp_cuda"] if shutil.which("nvcc") else [])]
 COMPILERS = ("c++", "g++", "clang++")
 
 
 class CMakeBuild(build_ext):
-    """One shared library behind a C ABI, so it serves every Python and every torch."""
+    """Shared libraries behind a C ABI, so that they serve every Python and every torch."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join(*fullname.split(".")[:-1], LIBRARY)
+        return os.path.join(*fullname.split(".")) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
         check_tools()
@@ -25,9 +25,11 @@ class CMakeBuild(build_ext):
         library = Path(self.get_ext_fullpath(ext.name)).resolve()
         subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"], check=True)
         subprocess.run(["cmake", "--build", build], check=True)
+        if not (build / library.name).exists():
+            raise CompileError(f"{library.name} was not built: CMake did not accept nvcc")
         library.parent.mkdir(parents=True, exist_ok=True)
         library.unlink(missing_ok=True)  # a running process may have the old one mapped
-        shutil.copy2(build / LIBRARY, library)
+        shutil.copy2(build / library.name, library)
 
 
 def check_tools() -> None:
@@ -46,6 +48,8 @@ def check_tools() -> None:
 setup(
     packages=["glimp_engine", "glimp_engine.kernels", "glimp_engine.kernels.gpu"],
     package_dir={"glimp_engine": "glimp_engine", "glimp_engine.kernels": "kernels"},
-    ext_modules=[Extension("glimp_engine.kernels.libglimp", sources=[])],
+    ext_modules=[
+        Extension(f"glimp_engine.kernels.{name}", sources=[], optional=name != "libglimp") for name in LIBRARIES
+    ],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from glimp_engine.errors import ConfigError, check_choice, check_integer
-from glimp_engine.kernels import Ops
+from glimp_engine.kernels import Ops, has_step_loop
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.kernels.reference import ReferenceOps
 
@@ -37,11 +37,13 @@ class EngineConfig:
     max_batch_tokens: int = 512
     batch_invariant: bool = False
     enforce_eager: bool = False
+    loop: str = "auto"
     skip_code_fences: bool = False
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, ("auto", *DTYPES))
         check_choice("ops", self.ops, ("auto", "reference", "native", "triton"))
+        check_choice("loop", self.loop, ("auto", "device", "host"))
         check_integer("page_size", self.page_size, 1, 1024)
         check_integer("max_batch_size", self.max_batch_size, 1, 4096)
         # so that a tick always has room for one token of each sequence
@@ -58,6 +60,11 @@ class EngineConfig:
 
     def _check_op_set(self) -> None:
         """Raise ConfigError if the op set can't do what is asked of it."""
+        if self.loop == "device" and not (self.has_graphs and has_step_loop()):
+            raise ConfigError(
+                f"loop is 'device' on device {self.torch_device} with ops {self.ops!r}; allowed there: auto, host "
+                "(a loop on the device takes a GPU, triton ops, and glimp_engine built with nvcc)"
+            )
         if self.ops == "native" and self.torch_device.type != "cpu":
             raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, triton, reference")
         if self.ops == "triton" and self.torch_device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -105,6 +112,11 @@ class EngineConfig:
     def has_graphs(self) -> bool:
         """Whether a tick is a CUDA graph."""
         return self.is_triton and self.torch_device.type == "cuda" and not self.enforce_eager
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether decoding goes on without the host; `auto` means that it does where the library for it was built."""
+        return self.has_graphs and (self.loop == "device" or (self.loop == "auto" and has_step_loop()))
 
     @property
     def native_dtype(self) -> str | None:

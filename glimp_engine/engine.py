@@ -28,6 +28,7 @@ from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Sta
 from glimp_engine.pages import PagePool
 from glimp_engine.prompts import Prompt, list_prompts, make_streams
 from glimp_engine.routers import Glimpse, Model, SmallOnly
+from glimp_engine.run_ahead import Ahead
 from glimp_engine.sampling import RoutingParams, SamplingParams
 from glimp_engine.scheduler import Plan, Scheduler
 from glimp_engine.sequence import Request, Sequence
@@ -46,8 +47,9 @@ class Engine:
 
     With native ops (on a CPU) dtype `auto` keeps each matrix as it's stored; `quantization`, int8 or int4, rounds those
     of a checkpoint that isn't quantised, when it's loaded. `num_threads` is theirs, PyTorch's number by default.
-    With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`; with `batch_invariant` a request's
-    tokens don't depend on what else is in the batch, which native ops promise anyway.
+    With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`, and with `loop` device, or auto where
+    that was built, a model decodes on without the host. With `batch_invariant` a request's tokens don't depend on what
+    else is in the batch, which native ops promise anyway.
 
     Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
             page_size, max_model_len and max_batch_tokens in tokens. With skip_code_fences a blank line inside a code
@@ -72,6 +74,7 @@ class Engine:
         max_batch_tokens: int = 512,
         batch_invariant: bool = False,
         enforce_eager: bool = False,
+        loop: str = "auto",
         skip_code_fences: bool = False,
     ) -> None:
         config = EngineConfig(
@@ -87,6 +90,7 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             batch_invariant=batch_invariant,
             enforce_eager=enforce_eager,
+            loop=loop,
             skip_code_fences=skip_code_fences,
         )
         op_set = config.make_ops()
@@ -100,8 +104,9 @@ class Engine:
         self._voices = (voices[0], voices[-1])
         vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
         forbidden_ids = [self._dictionary.unknown_to_other(model, vocab_sizes) for model in Model]
+        ahead = Ahead() if config.runs_ahead else None
         self._runners = [
-            make_runner(loaded, voices[which], forbidden_ids[which], memory, config, op_set)
+            make_runner(loaded, voices[which], forbidden_ids[which], memory, config, op_set, ahead)
             for which, loaded in enumerate(models)
         ]
         self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))

@@ -11,13 +11,14 @@ from glimp_engine.boundaries import BoundaryTable
 from glimp_engine.checkpoint import load_checkpoint, locate, open_checkpoint
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
-from glimp_engine.graphs import GraphRunner, capture_cuda_graph
+from glimp_engine.graphs import CUDA_GRAPHS, PLAIN_TICKS, GraphRunner
 from glimp_engine.kernels import Ops
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.kv_store import KVStore, num_pages_within
 from glimp_engine.model import Decoder
 from glimp_engine.native_model import NativeDecoder
 from glimp_engine.native_weights import read_weights
+from glimp_engine.run_ahead import Ahead
 from glimp_engine.runner import Forward, ModelRunner
 from glimp_engine.streams import Dictionary
 from glimp_engine.text import Text, relate
@@ -133,7 +134,13 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
 
 
 def make_runner(
-    loaded: LoadedModel, voice: Voice, forbidden_ids: list[int], memory: Memory, config: EngineConfig, ops: Ops
+    loaded: LoadedModel,
+    voice: Voice,
+    forbidden_ids: list[int],
+    memory: Memory,
+    config: EngineConfig,
+    ops: Ops,
+    ahead: Ahead | None,
 ) -> ModelRunner:
     """The model with K/V tensors of its own and what it must not write."""
     model = loaded.model
@@ -144,4 +151,5 @@ def make_runner(
     if not config.has_graphs:
         return ModelRunner(model, ops, kv, token_class, forbidden)
     max_pages = -(-memory.max_model_len // config.page_size)
-    return GraphRunner(model, ops, kv, token_class, forbidden, max_pages, capture_cuda_graph)
+    recorder = CUDA_GRAPHS if model.device.type == "cuda" else PLAIN_TICKS
+    return GraphRunner(model, ops, kv, token_class, forbidden, max_pages, recorder, voice.boundaries, ahead)

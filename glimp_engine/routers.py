@@ -134,6 +134,11 @@ class GlimpRouter:
     def num_top_logprobs(self) -> int:
         return SIGNALS[self.signal].num_top_logprobs
 
+    @property
+    def small_below(self) -> float:
+        """Nats of entropy that settle the route before `decide` is asked: a loop on the GPU goes on below them."""
+        return self.threshold if self.signal == "entropy" else 0.0
+
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
         uncertainty = max(SIGNALS[self.signal].measure(glimpse), 0.0)  # a rounding error is not below threshold 0
         return Model.LARGE if uncertainty >= self.threshold else Model.SMALL
@@ -145,6 +150,7 @@ class SmallOnly:
 
     only: ClassVar[Model | None] = Model.SMALL
     num_top_logprobs: ClassVar[int] = 0
+    small_below: ClassVar[float] = math.inf
 
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
         return Model.SMALL

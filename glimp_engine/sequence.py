@@ -6,6 +6,7 @@
 runs it, then calls `take_glimpse` or `write` with what was sampled, and gets the events back.
 """
 
+import math
 from dataclasses import dataclass
 
 from glimp_engine.boundaries import Boundary
@@ -82,6 +83,17 @@ class Sequence:
     def num_unseen(self) -> int:
         """Positions that the model has to run next, where it has pages."""
         return len(self.stream) - self.stream.table.next_run(self.model, len(self.stream))[0]
+
+    @property
+    def is_glimpsed_next(self) -> bool:
+        """Whether the router is asked who writes the step after this one."""
+        is_answered_by_one = self.phase is Phase.ANSWER and self.request.answer_model is not None
+        return not is_answered_by_one and self.request.routing.router.only is not Model.LARGE
+
+    @property
+    def small_below(self) -> float:
+        """Nats below which a glimpse certainly leaves the next step to the small model."""
+        return getattr(self.request.routing.router, "small_below", 0.0) if self.is_glimpsed_next else math.inf
 
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
@@ -164,10 +176,9 @@ class Sequence:
     # Steps: begun at a boundary, opened with a route, closed at the next boundary.
 
     def _begin_step(self) -> list[Event]:
-        router = self.request.routing.router
         if self.phase is Phase.ANSWER and self.request.answer_model is not None:
             return self._open_step(self.request.answer_model, None)
-        if router.only is Model.LARGE:
+        if not self.is_glimpsed_next:
             return self._open_step(Model.LARGE, None)
         self.awaits_glimpse = True
         self._run_next(Model.SMALL)

@@ -38,7 +38,10 @@ class SampledToken:
 
 
 class Transcript:
-    """Grows token by token. `raw_text` is all that was written; `text` is what may be shown of it."""
+    """Grows token by token. `raw_text` is all that was written; `text` is what may be shown of it.
+
+    `boundary_state` is where the automaton of step boundaries stands.
+    """
 
     def __init__(self, voices: tuple[Voice, Voice], stop: tuple[str, ...], num_logprobs: int | None) -> None:
         self.token_ids: list[int] = []
@@ -47,7 +50,7 @@ class Transcript:
         self.raw_text = ""
         self._num_logprobs = num_logprobs
         self._voices = voices
-        self._boundary_state = voices[Model.SMALL].boundaries.start_state
+        self.boundary_state = voices[Model.SMALL].boundaries.start_state
         self._stop_strings = StopStrings(stop)
         self._num_chars_shown = 0
         self._writer = Model.SMALL
@@ -66,12 +69,12 @@ class Transcript:
 
     def start_step(self) -> None:
         """A step starts here, with or without a boundary before it."""
-        self._boundary_state = self._voices[self._writer].boundaries.start_step(self._boundary_state)
+        self.boundary_state = self._voices[self._writer].boundaries.start_step(self.boundary_state)
 
     def write(self, model: Model, sampled: SampledToken) -> tuple[str, Boundary]:
         """(text that may now be shown, the boundary that is now complete)."""
         boundaries = self._voices[model].boundaries
-        self._boundary_state, boundary = boundaries.advance(self._boundary_state, sampled.token_class)
+        self.boundary_state, boundary = boundaries.advance(self.boundary_state, sampled.token_class)
         self.cumulative_logprob += sampled.logprob
         logprobs = {} if self._num_logprobs is None else sampled.logprobs(self._num_logprobs)
         return self._append(model, sampled.token_id, logprobs), boundary

@@ -5,11 +5,19 @@ Hk KV heads, D head dim, V vocabulary, P pages, S page size.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Attention", "Ops", "Samples", "Sampling"]
+__all__ = ["STEP_LOOP_LIBRARY", "Attention", "Ops", "Samples", "Sampling", "has_step_loop"]
+
+STEP_LOOP_LIBRARY = Path(__file__).parent / "libglimp_cuda.so"
+
+
+def has_step_loop() -> bool:
+    """Whether the library of the loop on the GPU was built, which takes CUDA's compiler."""
+    return STEP_LOOP_LIBRARY.exists()
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,12 @@ def make_site(directory: Path) -> Path:
     site = directory / "site"
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(ROOT / "glimp_engine", site / "glimp_engine")
-    shutil.copytree(ROOT / "kernels", site / "glimp_engine" / "kernels")
+    kernels = site / "glimp_engine" / "kernels"
+    shutil.copytree(ROOT / "kernels", kernels)
+    if nvcc := shutil.which("nvcc"):
+        architecture = "sm_90" if IS_REHEARSAL else "native"
+        command = [nvcc, f"-arch={architecture}", "-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC"]
+        subprocess.run([*command, ROOT / "csrc/cuda/step_loop.cu", "-o", kernels / "libglimp_cuda.so"], check=True)
     return site
 
 

@@ -1,17 +1,29 @@
 """The engine on Triton's ops, against the same engine on the reference ops; ticks as graphs, against plain ticks."""
 
 import pytest
-import torch
 from on_gpu import DEVICE
 
-from glimp_engine import Engine, GlimpRouter, LargeOnly, RoutingParams, SamplingParams, SmallOnly, graphs, load
+from glimp_engine import (
+    Engine,
+    GlimpRouter,
+    LargeOnly,
+    RandomRouter,
+    RoutingParams,
+    SamplingParams,
+    SmallOnly,
+    run_ahead,
+    static_batch,
+)
+from glimp_engine.config import EngineConfig
 
 PROMPTS = ["How many apples", "A baker sells loaves.\n\nw", "w1 w2 w3"]
 SAMPLING = [
-    SamplingParams(temperature=0, max_tokens=20),
+    SamplingParams(temperature=0, seed=0, max_tokens=20),
     SamplingParams(temperature=0.8, top_k=40, top_p=0.9, seed=1, max_tokens=16),
     SamplingParams(temperature=1.1, seed=2, max_tokens=24, presence_penalty=0.5),
 ]
+
+ROUTERS = [SmallOnly(), LargeOnly(), GlimpRouter(2.0), RandomRouter(0.5)]
 
 
 def outputs(*paths, router, **options):
@@ -44,30 +56,51 @@ def test_a_routed_pair_on_triton_ops(small_path, large_path, batch_invariant):
     agree(ours, theirs)
 
 
-@pytest.mark.parametrize("router", [SmallOnly(), LargeOnly(), GlimpRouter(2.0)], ids=["small", "large", "routed"])
-def test_ticks_as_graphs(small_path, large_path, monkeypatch, router):
-    """Where there is no GPU, bodies are run instead of being recorded; padding and static inputs are the same."""
-    plain = outputs(small_path, large_path, router=router, ops="reference", max_batch_tokens=64)
+@pytest.fixture
+def graphed(monkeypatch):
+    """Makes an engine tick in graphs, and run ahead or not. Where there is no GPU nothing is recorded, but run."""
 
-    def make_graph_runner(loaded, voice, forbidden_ids, memory, config, ops):
-        model, size = loaded.model, config.page_size
-        kv = load.KVStore(model.config, memory.num_pages + 1, size, model.kv_layout, model.device)
-        for layer in kv.layers:
-            for cache in layer:
-                cache[:-1].fill_(torch.nan)
-        token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
-        forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
-        max_pages = -(-memory.max_model_len // size)
-        return graphs.GraphRunner(model, ops, kv, token_class, forbidden, max_pages, capture=lambda body: body)
+    def make(runs_ahead):
+        if DEVICE.type == "cuda":
+            return {"ops": "triton", "loop": "device" if runs_ahead else "host"}
+        monkeypatch.setattr(EngineConfig, "has_graphs", True)
+        monkeypatch.setattr(EngineConfig, "runs_ahead", runs_ahead)
+        return {"ops": "reference"}
 
-    if DEVICE.type == "cpu":
-        monkeypatch.setattr("glimp_engine.engine.make_runner", make_graph_runner)
-    options = {"ops": "triton"} if DEVICE.type == "cuda" else {"ops": "reference"}
-    agree(outputs(small_path, large_path, router=router, max_batch_tokens=64, **options), plain)
+    return make
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True], ids=["a graph a tick", "running ahead"])
+@pytest.mark.parametrize("page_size", [3, 16])
+@pytest.mark.parametrize("router", ROUTERS, ids=str)
+def test_ticks_as_graphs(small_path, large_path, graphed, router, page_size, runs_ahead):
+    """Padding, static inputs and tokens that the device has drawn itself change nothing."""
+    options = {"max_batch_tokens": 64, "page_size": page_size}
+    plain = outputs(small_path, large_path, router=router, ops="reference", **options)
+    agree(outputs(small_path, large_path, router=router, **options, **graphed(runs_ahead)), plain)
+
+
+def test_a_loop_ends_where_the_host_decides(small_path, large_path, graphed):
+    """Few launches for many tokens, and no tick of the small model for a step that the large one writes."""
+    if DEVICE.type == "cuda":
+        pytest.skip("counts the ticks of PlainLoop")
+    launches, ticks = [], []
+    begin, advance = run_ahead.DecodeLoop.begin, run_ahead.PlainLoop._advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_ahead.DecodeLoop, "begin", lambda *args: (launches.append(1), begin(*args)))
+        patch.setattr(run_ahead.PlainLoop, "_advance", lambda self: (ticks.append(1), advance(self)))
+        options = {"device": "cpu", "kv_cache_bytes": 1 << 20, "page_size": 16, **graphed(True)}
+        engine = Engine(small_path, large_path, **options)
+        routing = RoutingParams(router=GlimpRouter(2.0), stop_repeated_steps=False)
+        output = engine.generate("How many", SamplingParams(temperature=0, max_tokens=60), routing, use_tqdm=False)[0]
+    num_tokens = len(output.outputs[0].token_ids)
+    assert len(launches) < num_tokens / 3
+    stats = engine.stats()
+    assert len(ticks) <= stats.small.num_forwards + stats.large.num_forwards  # of which catch-ups are the rest
 
 
 @pytest.mark.parametrize(
     ("batch", "bucket"), [((1, 1), (1, 1)), ((3, 3), (4, 4)), ((2, 1), (16, 1)), ((17, 1), (32, 1)), ((40, 5), (64, 8))]
 )
 def test_buckets(batch, bucket):
-    assert graphs.bucket_of(*batch) == graphs.Bucket(*bucket)
+    assert static_batch.bucket_of(*batch) == static_batch.Bucket(*bucket)

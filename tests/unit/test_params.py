@@ -49,6 +49,7 @@ BAD_ENGINE = {
     "device": ["gpu", "mps", "cuda:x", 3, None],
     "dtype": ["int8", "fp16", None, torch.float32],
     "ops": ["fast", None],
+    "loop": ["gpu", None],
     "quantization": ["int2", "q4_1", 8, True],
     "num_threads": [0, -1, 1.5, "2", True],
     "kv_cache_bytes": [0, -1, 1.5, "1GB"],
@@ -99,6 +100,7 @@ def test_the_engine_refuses(field, value):
         ({"dtype": "float64"}, "dtype is 'float64' with native ops; allowed: auto, float32, bfloat16, float16"),
         ({"ops": "reference", "quantization": "int8"}, "quantization is 'int8' without native ops; allowed: None"),
         ({"ops": "reference", "batch_invariant": True}, "batch_invariant is True with reference ops; allowed: False"),
+        ({"loop": "device"}, "loop is 'device' on device cpu with ops 'auto'; allowed there: auto, host"),
         ({"ops": "triton"}, "ops is .triton. on device cpu; allowed there: auto, native"),
     ],
 )
