@@ -1,6 +1,7 @@
 """Tiny random checkpoints of every architecture, and texts that grow on pages in random order."""
 
 import torch
+from on_gpu import moved
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -103,8 +104,9 @@ class Growing:
             kv_len=torch.tensor([end for _, _, end in spans]).int(),
         )
         ids = torch.tensor([self.token_ids[b][p] for b, p in positions])
-        rows = self.decoder.forward(ids, batch, torch.arange(len(ids)), self.kv)
-        for (b, _), row in zip(positions, rows, strict=True):
+        device = self.decoder.device
+        rows = self.decoder.forward(ids.to(device), moved(batch, device), torch.arange(len(ids)).to(device), self.kv)
+        for (b, _), row in zip(positions, rows.cpu(), strict=True):
             self.logits[b].append(row.clone())
             self.lengths[b] += 1
 

@@ -160,7 +160,7 @@ def main() -> int:
             for shape in SHAPES:
                 for batch_invariant in (False, True):
                     ops = TritonOps(torch.device("cpu"), batch_invariant)
-                    ops._num_processors = NUM_PROCESSORS
+                    ops._num_processors, ops.has_pdl = NUM_PROCESSORS, architecture >= 90
                     launch_all(shape, ops, torch.bfloat16)
         for name, kernel in compiled:
             if kernel.hash in seen:

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glimp_engine.kernels import Attention
+from glimp_engine.kernels.gpu.launch import launch_options, wait_for_inputs
 
 __all__ = ["Tiling", "choose_tiling", "paged_attention"]
 
@@ -39,6 +40,7 @@ def _paged_attention_kernel(
     num_sequences, num_tokens, num_heads, q_stride_t, page_table_stride_b, scale_log2, split_len, num_splits,
     HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, GROUP: tl.constexpr, IS_SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One program for a block of queries, one key head and one split of the keys.
 
@@ -46,6 +48,7 @@ def _paged_attention_kernel(
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head, split = tl.program_id(1), tl.program_id(2)
+    wait_for_inputs(PDL)
     b = _sequence_of(tl.program_id(0), query_start_ptr, num_sequences, BLOCK_Q)
     query_begin = tl.load(query_start_ptr + b)
     num_queries = tl.load(query_start_ptr + b + 1) - query_begin
@@ -112,12 +115,13 @@ def _paged_attention_kernel(
 @triton.jit
 def _merge_splits_kernel(
     partial_ptr, lse_ptr, out_ptr, num_heads, num_splits,
-    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out = sum_i 2^(lse_i - most) partial_i / sum_i 2^(lse_i - most); one program for a token's head.
 
     Splits without a key add exact zeros, so their number changes nothing.
     """
+    wait_for_inputs(PDL)
     row = tl.program_id(0).to(tl.int64) * num_heads + tl.program_id(1)
     num_rows = tl.num_programs(0).to(tl.int64) * num_heads
     d = tl.arange(0, BLOCK_D)
@@ -164,10 +168,11 @@ def choose_tiling(
         num_splits = triton.cdiv(max_kv_len, INVARIANT_SPLIT_LEN)
         return Tiling(narrow, 64, num_splits, INVARIANT_SPLIT_LEN, num_warps=4, num_stages=2)
     is_wide = num_tokens * group >= 4 * narrow * num_sequences
-    block_m = max(128, narrow) if is_wide else narrow
+    block_m = max(64, narrow) if is_wide else narrow
     num_tiles = num_blocks(num_tokens, num_sequences, block_m // group) * num_kv_heads
     num_splits = max(min(2 * num_processors // num_tiles, triton.cdiv(max_kv_len, MIN_SPLIT_LEN)), 1)
-    num_warps, num_stages = (8, 2) if is_wide else (4, 3)
+    num_stages = 2 if is_wide else 3
+    num_warps = 8 if is_wide else 4
     return Tiling(block_m, 64, num_splits, 0, num_warps, num_stages)
 
 
@@ -177,7 +182,13 @@ def num_blocks(num_tokens: int, num_sequences: int, block_q: int) -> int:
 
 
 def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float, tiling: Tiling
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: Attention,
+    scale: float,
+    tiling: Tiling,
+    has_pdl: bool = False,
 ) -> Tensor:
     """See `Ops.paged_attention`.
 
@@ -203,10 +214,11 @@ def paged_attention(
         HEAD_DIM=head_dim, PAGE_SIZE=page_size, GROUP=group, IS_SPLIT=is_split,
         BLOCK_M=tiling.block_m, BLOCK_N=tiling.block_n, BLOCK_D=block_d,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        num_warps=tiling.num_warps, num_stages=tiling.num_stages,
+        num_warps=tiling.num_warps, num_stages=tiling.num_stages, **launch_options(has_pdl),
     )  # fmt: skip
     if is_split:
         _merge_splits_kernel[(num_tokens, num_heads)](
-            partial, lse, out, num_heads, num_splits, HEAD_DIM=head_dim, BLOCK_D=block_d, BLOCK_SPLITS=16, num_warps=2
+            partial, lse, out, num_heads, num_splits, HEAD_DIM=head_dim, BLOCK_D=block_d, BLOCK_SPLITS=16, num_warps=2,
+            **launch_options(has_pdl),
         )  # fmt: skip
     return out

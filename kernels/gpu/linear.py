@@ -9,10 +9,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from glimp_engine.kernels.gpu.launch import launch_options, prefetch_rows, wait_for_inputs
+
 __all__ = ["MAX_ROWS", "linear", "linear_silu_mul"]
 
 MAX_ROWS = 16  # beyond it the matrix units' own tiles are full, and the library's kernels are as fast
-BLOCK_N, BLOCK_K = 16, 256  # 8 KiB of bf16 at a time
+# (outputs, values of k) at a time. One row: 16 KiB that threads load straight into registers, of which a chip's 2 to 5
+# programs a processor keep enough under way; several rows: 8 KiB, four of them on their way into shared memory
+BLOCKS = {1: (8, 1024), MAX_ROWS: (16, 256)}
+MIN_SPLIT_LEN = 1024  # of k: with less a second launch costs more than it gains
+PREFETCHED = tl.constexpr(1024)  # values of each row that are asked for before the inputs are there
 
 
 @triton.jit
@@ -46,7 +52,7 @@ def _rows_times_weight(
 @triton.jit
 def _linear_kernel(
     x_ptr, weight_ptr, bias_ptr, out_ptr, num_rows, n, k, x_stride_t, split_len,
-    HAS_BIAS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    HAS_BIAS: tl.constexpr, PDL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out [splits, num_rows, n]: the products over each split of k; the bias belongs to the first."""
@@ -54,8 +60,12 @@ def _linear_kernel(
     rows = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
     outputs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     begin = split * split_len
+    end = tl.minimum(begin + split_len, k)
+    if PDL:
+        prefetch_rows(weight_ptr + tl.minimum(outputs, n - 1).to(tl.int64)[:, None] * k, begin, end, PREFETCHED)
+    wait_for_inputs(PDL)
     acc = _rows_times_weight(
-        x_ptr, weight_ptr, rows, num_rows, n, k, x_stride_t, begin, tl.minimum(begin + split_len, k), outputs,
+        x_ptr, weight_ptr, rows, num_rows, n, k, x_stride_t, begin, end, outputs,
         BLOCK_T, BLOCK_N, BLOCK_K, PRECISION,
     )  # fmt: skip
     if HAS_BIAS:  # noqa: SIM102  one is known to the compiler, the other isn't
@@ -66,10 +76,11 @@ def _linear_kernel(
 
 
 @triton.jit
-def _add_splits_kernel(parts_ptr, out_ptr, num_values, num_splits, BLOCK: tl.constexpr):
+def _add_splits_kernel(parts_ptr, out_ptr, num_values, num_splits, PDL: tl.constexpr, BLOCK: tl.constexpr):
     """out = sum over the splits, in their order."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < num_values
+    wait_for_inputs(PDL)
     acc = tl.zeros([BLOCK], tl.float32)
     for split in range(0, num_splits):
         acc += tl.load(parts_ptr + split * num_values + at, mask=inside, other=0.0)
@@ -79,11 +90,16 @@ def _add_splits_kernel(parts_ptr, out_ptr, num_values, num_splits, BLOCK: tl.con
 @triton.jit
 def _linear_silu_mul_kernel(
     x_ptr, weight_ptr, out_ptr, num_rows, f, k, x_stride_t,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    PDL: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out = silu(x gate^T) * (x up^T), gate and up being the two halves [f, k] of the weight."""
     outputs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = tl.arange(0, BLOCK_T)
+    if PDL:
+        gate_rows = weight_ptr + tl.minimum(outputs, f - 1).to(tl.int64)[:, None] * k
+        prefetch_rows(gate_rows, 0, k, PREFETCHED)
+        prefetch_rows(gate_rows + f.to(tl.int64) * k, 0, k, PREFETCHED)
+    wait_for_inputs(PDL)
     gate = _rows_times_weight(
         x_ptr, weight_ptr, rows, num_rows, f, k, x_stride_t, 0, k, outputs, BLOCK_T, BLOCK_N, BLOCK_K, PRECISION
     )
@@ -99,7 +115,9 @@ def _linear_silu_mul_kernel(
     tl.store(at, (silu * up).to(dtype), mask=(rows < num_rows)[:, None] & (outputs < f))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, num_processors: int, block_t: int) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, num_processors: int, block_t: int, has_pdl: bool = False
+) -> Tensor:
     """See `Ops.linear`.
 
     Shapes: x [T, k] with contiguous rows, weight [n, k] contiguous; result [T, n].
@@ -110,28 +128,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, num_processors: int, 
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     if not num_rows:
         return out
-    num_blocks = triton.cdiv(n, BLOCK_N)
-    num_splits = max(min(2 * num_processors // num_blocks, k // (4 * BLOCK_K)), 1)
-    split_len = triton.cdiv(triton.cdiv(k, num_splits), BLOCK_K) * BLOCK_K
+    block_n, block_k = BLOCKS[block_t]
+    num_blocks = triton.cdiv(n, block_n)
+    num_splits = max(min(2 * num_processors // num_blocks, k // MIN_SPLIT_LEN), 1)
+    split_len = triton.cdiv(triton.cdiv(k, num_splits), block_k) * block_k
     num_splits = triton.cdiv(k, split_len)
     parts = torch.empty(num_splits, num_rows, n, dtype=torch.float32, device=x.device) if num_splits > 1 else out
     _linear_kernel[(num_blocks, num_splits, triton.cdiv(num_rows, block_t))](
         x, weight, bias, parts, num_rows, n, k, x.stride(0), split_len,
-        HAS_BIAS=bias is not None, **constants(x.dtype, block_t),
+        HAS_BIAS=bias is not None, **constants(x.dtype, block_t), **launch_options(has_pdl),
     )  # fmt: skip
     if num_splits > 1:
         grid = (triton.cdiv(num_rows * n, 256),)
-        _add_splits_kernel[grid](parts, out, num_rows * n, num_splits, BLOCK=256, num_warps=2)
+        _add_splits_kernel[grid](
+            parts, out, num_rows * n, num_splits, BLOCK=256, num_warps=2, **launch_options(has_pdl)
+        )
     return out
 
 
-def linear_silu_mul(x: Tensor, weight: Tensor, block_t: int) -> Tensor:
+def linear_silu_mul(x: Tensor, weight: Tensor, block_t: int, has_pdl: bool = False) -> Tensor:
     """silu_mul(linear(x, weight)) for at most block_t rows: x [T, k], weight [2 f, k] -> [T, f]."""
     num_rows, k = x.shape
     f = weight.shape[0] // 2
     out = torch.empty(num_rows, f, dtype=x.dtype, device=x.device)
-    _linear_silu_mul_kernel[(triton.cdiv(f, BLOCK_N),)](
-        x, weight, out, num_rows, f, k, x.stride(0), **constants(x.dtype, block_t)
+    _linear_silu_mul_kernel[(triton.cdiv(f, BLOCKS[block_t][0]),)](
+        x, weight, out, num_rows, f, k, x.stride(0), **constants(x.dtype, block_t), **launch_options(has_pdl)
     )
     return out
 
@@ -140,8 +161,8 @@ def constants(dtype: torch.dtype, block_t: int) -> dict[str, int | str]:
     """What the kernels are compiled for."""
     return {
         "BLOCK_T": block_t,
-        "BLOCK_N": BLOCK_N,
-        "BLOCK_K": BLOCK_K,
+        "BLOCK_N": BLOCKS[block_t][0],
+        "BLOCK_K": BLOCKS[block_t][1],
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
         "num_warps": 4,
         "num_stages": 4,

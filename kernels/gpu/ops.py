@@ -26,19 +26,20 @@ class TritonOps(ReferenceOps):
     def __init__(self, device: torch.device, batch_invariant: bool = False) -> None:
         self.batch_invariant = batch_invariant
         is_cuda = device.type == "cuda"
+        self.has_pdl = is_cuda and torch.cuda.get_device_capability(device) >= (9, 0)
         self._num_processors = (
             torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else INTERPRETED_PROCESSORS
         )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return norm.rms_norm(x, weight, eps, residual)
+        return norm.rms_norm(x, weight, eps, residual, self.has_pdl)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.batch_invariant:
-            return linear.linear(x, weight, bias, self._num_processors, linear.MAX_ROWS)
+            return linear.linear(x, weight, bias, self._num_processors, linear.MAX_ROWS, self.has_pdl)
         if len(x) > linear.MAX_ROWS:
             return F.linear(x, weight, bias)
-        return linear.linear(x, weight, bias, self._num_processors, 1 if len(x) == 1 else linear.MAX_ROWS)
+        return linear.linear(x, weight, bias, self._num_processors, 1 if len(x) == 1 else linear.MAX_ROWS, self.has_pdl)
 
     def rope_and_store(
         self,
@@ -53,7 +54,7 @@ class TritonOps(ReferenceOps):
         k_norm: Tensor | None = None,
         eps: float = 0.0,
     ) -> Tensor:
-        return rope.rope_and_store(q, k, v, cos_sin, batch, k_cache, v_cache, q_norm, k_norm, eps)
+        return rope.rope_and_store(q, k, v, cos_sin, batch, k_cache, v_cache, q_norm, k_norm, eps, self.has_pdl)
 
     def paged_attention(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Attention, scale: float) -> Tensor:
         num_tokens, num_heads, _ = q.shape
@@ -63,15 +64,15 @@ class TritonOps(ReferenceOps):
             num_tokens, len(batch.kv_len), max_kv_len, num_heads // num_kv_heads, num_kv_heads,
             self._num_processors, self.batch_invariant,
         )  # fmt: skip
-        return paged_attention(q, k_cache, v_cache, batch, scale, tiling)
+        return paged_attention(q, k_cache, v_cache, batch, scale, tiling, self.has_pdl)
 
     def silu_mul(self, x: Tensor) -> Tensor:
-        return activation.silu_mul(x)
+        return activation.silu_mul(x, self.has_pdl)
 
     def linear_silu_mul(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.batch_invariant or bias is not None or not 0 < len(x) <= linear.MAX_ROWS:
             return self.silu_mul(self.linear(x, weight, bias))
-        return linear.linear_silu_mul(x, weight, 1 if len(x) == 1 else linear.MAX_ROWS)
+        return linear.linear_silu_mul(x, weight, 1 if len(x) == 1 else linear.MAX_ROWS, self.has_pdl)
 
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
-        return sample.sample(logits, params, token_class)
+        return sample.sample(logits, params, token_class, self.has_pdl)

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from glimp_engine.kernels import Attention
+from glimp_engine.kernels.gpu.launch import launch_options, wait_for_inputs
 
 __all__ = ["rope_and_store"]
 
@@ -38,7 +39,7 @@ def _normalize(low, high, weight_ptr, eps, at, half, inside, dtype: tl.constexpr
 def _rope_and_store_kernel(
     q_ptr, k_ptr, v_ptr, q_out_ptr, k_cache_ptr, v_cache_ptr, cos_sin_ptr, q_norm_ptr, k_norm_ptr,
     positions_ptr, slots_ptr, q_stride_t, k_stride_t, v_stride_t, num_heads, num_kv_heads, page_size, half, eps,
-    HAS_NORM: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_NORM: tl.constexpr, PDL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program for a token's head: query heads, then key heads, then value heads."""
     t, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -46,6 +47,7 @@ def _rope_and_store_kernel(
     inside = at < half
     d = 2 * half
     dtype: tl.constexpr = q_ptr.dtype.element_ty
+    wait_for_inputs(PDL)
     slot = tl.load(slots_ptr + t)
     kv_head = (head - num_heads) % num_kv_heads
     to_cache = ((slot // page_size * num_kv_heads + kv_head) * page_size + slot % page_size) * d
@@ -81,6 +83,7 @@ def rope_and_store(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 0.0,
+    has_pdl: bool = False,
 ) -> Tensor:
     """See `Ops.rope_and_store`.
 
@@ -94,5 +97,6 @@ def rope_and_store(
             q, k, v, out, k_cache, v_cache, cos_sin, q_norm, k_norm, batch.positions, batch.slots,
             q.stride(0), k.stride(0), v.stride(0), num_heads, num_kv_heads, page_size, d // 2, eps,
             HAS_NORM=q_norm is not None, BLOCK=triton.next_power_of_2(d // 2), num_warps=1,
+            **launch_options(has_pdl),
         )  # fmt: skip
     return out

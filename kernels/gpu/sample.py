@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glimp_engine.kernels import Samples, Sampling
 from glimp_engine.kernels.gpu.filters import GROUP_SIZE, NUM_CANDIDATE_GROUPS, draw_filtered
+from glimp_engine.kernels.gpu.launch import launch_options, wait_for_inputs
 from glimp_engine.kernels.gpu.noise import gumbel
 
 __all__ = ["sample"]
@@ -23,9 +24,10 @@ NUM_PENALTY_PROGRAMS = 8
 @triton.jit
 def _penalize_kernel(
     logits_ptr, choice_ptr, repetition_ptr, presence_ptr, frequency_ptr, seen_start_ptr, seen_ids_ptr, seen_counts_ptr,
-    vocab_size, BLOCK: tl.constexpr,
+    vocab_size, PDL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """choice = the penalised logits of the tokens a row has seen."""
+    wait_for_inputs(PDL)
     row = tl.program_id(0)
     repetition, presence = tl.load(repetition_ptr + row), tl.load(presence_ptr + row)
     frequency = tl.load(frequency_ptr + row)
@@ -51,13 +53,14 @@ def is_filtered(temperature, top_k, top_p, min_p, vocab_size):
 def _sample_splits_kernel(
     logits_ptr, choice_ptr, stats_ptr, best_ptr, best_id_ptr, group_max_ptr,
     temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seed_ptr, sequence_index_ptr, position_ptr, vocab_size,
-    SPLIT: tl.constexpr, GROUP_SIZE: tl.constexpr,
+    SPLIT: tl.constexpr, GROUP_SIZE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """stats [R, splits, 4]: max m, sum e^(x - m), sum e^(x - m) (x - m), sum e^((c - max c) / temperature).
 
     x are the logits, c those with penalties. best [R, splits] is max c in a row with filters, whose maxima of
     GROUP_SIZE tokens go to group_max; else the largest of c / temperature - log E, and best_id its token.
     """
+    wait_for_inputs(PDL)
     row, split = tl.program_id(0), tl.program_id(1)
     at = split * SPLIT + tl.arange(0, SPLIT)
     row_at = row.to(tl.int64) * vocab_size
@@ -99,8 +102,10 @@ def _sample_rows_kernel(
     temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seed_ptr, sequence_index_ptr, position_ptr, token_class_ptr,
     token_ptr, entropy_ptr, logprob_ptr, class_ptr, vocab_size, num_splits,
     SPLIT: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Merges a row's splits: Z = sum e^(x - m) and U = sum e^(x - m) (x - m) give the entropy log Z - U / Z."""
+    wait_for_inputs(PDL)
     row = tl.program_id(0)
     row_at = row.to(tl.int64) * vocab_size
     split = tl.arange(0, BLOCK_SPLITS)
@@ -145,7 +150,7 @@ def _sample_rows_kernel(
     tl.store(logprob_ptr + row, tl.where(is_sound, logprob, nan))
 
 
-def sample(logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
+def sample(logits: Tensor, params: Sampling, token_class: Tensor, has_pdl: bool = False) -> Samples:
     """See `Ops.sample`.
 
     Shapes: logits [R, V] fp32 contiguous, token_class [V] uint8.
@@ -161,7 +166,7 @@ def sample(logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
     )
     if not num_rows:
         return samples
-    choice = penalized(logits, params) if len(params.seen_ids) else logits
+    choice = penalized(logits, params, has_pdl) if len(params.seen_ids) else logits
     num_splits = triton.cdiv(vocab_size, SPLIT)
     num_groups = num_splits * (SPLIT // GROUP_SIZE)
     stats = torch.empty(num_rows, num_splits, 4, dtype=torch.float32, device=device)
@@ -174,20 +179,24 @@ def sample(logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         *(params.temperature, params.top_k, params.top_p, params.min_p),
         *(params.seed, params.sequence_index, params.position),
     )
-    _sample_splits_kernel[(num_rows, num_splits)](*inputs, vocab_size, SPLIT=SPLIT, GROUP_SIZE=GROUP_SIZE, num_warps=4)
+    _sample_splits_kernel[(num_rows, num_splits)](
+        *inputs, vocab_size, SPLIT=SPLIT, GROUP_SIZE=GROUP_SIZE, num_warps=4, **launch_options(has_pdl)
+    )
     _sample_rows_kernel[(num_rows,)](
         *inputs, token_class, samples.token, samples.entropy, samples.logprob, samples.token_class,
         vocab_size, num_splits, SPLIT=SPLIT, GROUP_SIZE=GROUP_SIZE,
         BLOCK_SPLITS=triton.next_power_of_2(num_splits), BLOCK_GROUPS=block_groups, num_warps=8,
+        **launch_options(has_pdl),
     )  # fmt: skip
     return samples
 
 
-def penalized(logits: Tensor, params: Sampling) -> Tensor:
+def penalized(logits: Tensor, params: Sampling, has_pdl: bool) -> Tensor:
     """A copy of the logits in which the tokens a row has seen carry its penalties."""
     choice = logits.clone()
     _penalize_kernel[(len(logits), NUM_PENALTY_PROGRAMS)](
         logits, choice, params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
         params.seen_start, params.seen_ids, params.seen_counts, logits.shape[1], BLOCK=256, num_warps=4,
+        **launch_options(has_pdl),
     )  # fmt: skip
     return choice
