@@ -19,6 +19,7 @@ from glimp_engine.load import (
     ModelSource,
     load_models,
     make_dictionary,
+    make_recorder,
     make_runner,
     make_voice,
     plan_memory,
@@ -104,9 +105,9 @@ class Engine:
         self._voices = (voices[0], voices[-1])
         vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
         forbidden_ids = [self._dictionary.unknown_to_other(model, vocab_sizes) for model in Model]
-        ahead = Ahead() if config.runs_ahead else None
+        recorder, ahead = make_recorder(config), Ahead() if config.runs_ahead else None
         self._runners = [
-            make_runner(loaded, voices[which], forbidden_ids[which], memory, config, op_set, ahead)
+            make_runner(loaded, voices[which], forbidden_ids[which], memory, config, op_set, recorder, ahead)
             for which, loaded in enumerate(models)
         ]
         self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))

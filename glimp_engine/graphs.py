@@ -5,8 +5,7 @@ samples back; the host fills in the batch, launches the graph and waits for its 
 besides (`run_ahead`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,31 +19,53 @@ from glimp_engine.runner import Forward, ModelRunner
 from glimp_engine.static_batch import Bucket, StaticBatch, bucket_of
 from glimp_engine.transcript import SampledToken
 
-__all__ = ["CUDA_GRAPHS", "PLAIN_TICKS", "GraphRunner", "Recorder"]
+__all__ = ["CudaGraphs", "GraphRunner", "PlainTicks", "Recorder"]
 
 
-@dataclass(frozen=True)
-class Recorder:
-    """What becomes of a tick's body, which the device is to run again and again."""
+class Recorder(Protocol):
+    """Makes of a tick's body, which the device is to run again and again, something that does the same faster."""
 
-    capture: Callable[[Body], Body]  # what does the same, faster
-    make_launch: Callable[[DecodeLoop, Body], Launch]  # what runs it in a loop
+    def capture(self, body: Body) -> Body:
+        """What runs it once."""
+
+    def make_launch(self, loop: DecodeLoop, body: Body) -> Launch:
+        """What runs it in a loop."""
 
 
-def capture_cuda_graph(body: Body) -> Body:
-    """Record what the body launches, with one run before that for what is compiled or set up on the way."""
+class CudaGraphs:
+    """CUDA graphs of all ticks of an engine. One runs at a time, so all have their memory from one pool."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, body: Body) -> Body:
+        return record(body, self._pool).replay
+
+    def make_launch(self, loop: DecodeLoop, body: Body) -> Launch:
+        return CudaLoop(loop, record(body, self._pool))
+
+
+class PlainTicks:
+    """Nothing is recorded: for a device without graphs."""
+
+    def capture(self, body: Body) -> Body:
+        return body
+
+    def make_launch(self, loop: DecodeLoop, body: Body) -> Launch:
+        return PlainLoop(loop, body)
+
+
+def record(body: Body, pool: Any) -> torch.cuda.CUDAGraph:
+    """A graph of what the body launches, after one run for what is compiled or set up on the way."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         body()
     stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
         body()
-    return graph.replay
-
-
-CUDA_GRAPHS = Recorder(capture_cuda_graph, CudaLoop)
-PLAIN_TICKS = Recorder(lambda body: body, PlainLoop)  # nothing is recorded: for a device without graphs
+    return graph
 
 
 class Tick:

@@ -11,7 +11,7 @@ from glimp_engine.boundaries import BoundaryTable
 from glimp_engine.checkpoint import load_checkpoint, locate, open_checkpoint
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
-from glimp_engine.graphs import CUDA_GRAPHS, PLAIN_TICKS, GraphRunner
+from glimp_engine.graphs import CudaGraphs, GraphRunner, PlainTicks, Recorder
 from glimp_engine.kernels import Ops
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.kv_store import KVStore, num_pages_within
@@ -24,7 +24,16 @@ from glimp_engine.streams import Dictionary
 from glimp_engine.text import Text, relate
 from glimp_engine.transcript import Voice
 
-__all__ = ["LoadedModel", "Memory", "load_models", "make_dictionary", "make_runner", "make_voice", "plan_memory"]
+__all__ = [
+    "LoadedModel",
+    "Memory",
+    "load_models",
+    "make_dictionary",
+    "make_recorder",
+    "make_runner",
+    "make_voice",
+    "plan_memory",
+]
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +142,13 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
     return Voice(text, BoundaryTable.build(token_bytes, end_of_thinking, end_token_ids, vocab_size, skip_code_fences))
 
 
+def make_recorder(config: EngineConfig) -> Recorder | None:
+    """What records the ticks of both models; None if each tick is launched anew."""
+    if not config.has_graphs:
+        return None
+    return CudaGraphs() if config.torch_device.type == "cuda" else PlainTicks()
+
+
 def make_runner(
     loaded: LoadedModel,
     voice: Voice,
@@ -140,16 +156,16 @@ def make_runner(
     memory: Memory,
     config: EngineConfig,
     ops: Ops,
+    recorder: Recorder | None,
     ahead: Ahead | None,
 ) -> ModelRunner:
-    """The model with K/V tensors of its own and what it must not write."""
+    """The model with K/V tensors of its own and what it must not write; with a recorder its ticks are graphs."""
     model = loaded.model
-    num_pages = memory.num_pages + (1 if config.has_graphs else 0)  # the padding's
+    num_pages = memory.num_pages + (recorder is not None)  # the padding's
     kv = KVStore(model.config, num_pages, config.page_size, model.kv_layout, model.device)
     token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
     forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
-    if not config.has_graphs:
+    if recorder is None:
         return ModelRunner(model, ops, kv, token_class, forbidden)
     max_pages = -(-memory.max_model_len // config.page_size)
-    recorder = CUDA_GRAPHS if model.device.type == "cuda" else PLAIN_TICKS
     return GraphRunner(model, ops, kv, token_class, forbidden, max_pages, recorder, voice.boundaries, ahead)

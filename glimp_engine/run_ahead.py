@@ -128,7 +128,7 @@ def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
 class PlainLoop:
     """The loop on the host: a tick is run when it's waited for, then the inputs are made the next token's."""
 
-    def __init__(self, loop: DecodeLoop, body: "Body") -> None:
+    def __init__(self, loop: DecodeLoop, body: Body) -> None:
         self._loop, self._body = loop, body
 
     def start(self) -> None:
@@ -171,18 +171,10 @@ class PlainLoop:
 class CudaLoop:
     """The loop on the GPU: the recorded tick inside a conditional graph."""
 
-    def __init__(self, loop: DecodeLoop, body: "Body") -> None:
+    def __init__(self, loop: DecodeLoop, tick: torch.cuda.CUDAGraph) -> None:
         from glimp_engine.kernels.gpu.step_loop import LoopState, StepLoop
 
-        self._loop = loop
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        loop.inputs.copy_to_device()
-        with torch.cuda.stream(stream):
-            body()  # what is compiled or set up on the way
-        stream.synchronize()
-        self._graph = torch.cuda.CUDAGraph(keep_graph=True)
-        with torch.cuda.graph(self._graph, stream=stream):
-            body()
+        self._loop, self._tick = loop, tick
         inputs = loop.inputs.device
         state = LoopState.of(
             num_classes=loop.completes.shape[1],
@@ -196,7 +188,7 @@ class CudaLoop:
             is_over=loop.flags[IS_OVER:],
             stop=loop.flags[STOP:],
         )
-        self._step_loop = StepLoop(self._graph.raw_cuda_graph(), state, loop.inputs.bucket.num_sequences)
+        self._step_loop = StepLoop(tick.raw_cuda_graph(), state, loop.inputs.bucket.num_sequences)
 
     def start(self) -> None:
         self._loop.inputs.copy_to_device()

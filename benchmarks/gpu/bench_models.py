@@ -1,12 +1,14 @@
 """Whole models through the engine: decode, catch-up, a routed answer; transformers as the peer. One JSON line.
 
-Parts: decode-4b, decode-32b, pair (4B and 32B together), peer. Weights are random, shapes are the real ones.
+Parts: decode-4b, decode-32b, pair (4B and 32B together), invariant, peer. Weights are random, shapes are the real ones.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import torch
 from models import SHAPES, Shape, make_loaded, make_text
@@ -31,10 +33,12 @@ LARGE = SHAPES["tiny"] if IS_REHEARSAL else SHAPES["Qwen3-32B"]
 NO_LIMIT = {"max_thinking_tokens": 1 << 20, "max_answer_tokens": 1 << 20, "stop_repeated_steps": False}
 
 
-def make_engine(*models: LoadedModel) -> Engine:
+def make_engine(*models: LoadedModel, **options: Any) -> Engine:
     """An engine with room for a few sequences."""
     kv_bytes = sum(m.model.config.kv_bytes_per_token(m.model.kv_layout.dtype.itemsize) for m in models)
-    return Engine(*models, device=str(DEVICE), ops="triton", kv_cache_bytes=kv_bytes * 4 * (CONTEXT + NUM_TOKENS + 64))
+    return Engine(
+        *models, device=str(DEVICE), ops="triton", kv_cache_bytes=kv_bytes * 4 * (CONTEXT + NUM_TOKENS + 64), **options
+    )
 
 
 def prompt(seed: int, length: int = CONTEXT) -> list[int]:
@@ -66,24 +70,33 @@ def run_request(engine: Engine, router: object, seed: int, temperature: float = 
     return {"ticks": ticks[first + 1 :], "seconds": time.perf_counter() - began}
 
 
-def decode(shape: Shape, ops: TritonOps, chip: dict[str, float]) -> dict:
-    """Tokens a second of one model alone at CONTEXT, and its catch-ups."""
-    engine = make_engine(make_loaded(shape, ops, make_text(shape.vocab_size)))
-    run_request(engine, SmallOnly(), seed=0)  # captures
-    spans = [ms for ms, models in run_request(engine, SmallOnly(), seed=1)["ticks"] if models]
-    time_ms = quantiles([1e3 * ms for ms in spans])
+def decode(shape: Shape, ops: TritonOps, chip: dict[str, float], **options: Any) -> dict:
+    """Tokens a second of one model alone at CONTEXT, with the loop on the device and on the host, and its catch-ups."""
+    model = make_loaded(shape, ops, make_text(shape.vocab_size))
     num_bytes = weight_bytes(shape) + shape.config().kv_bytes_per_token(2) * (CONTEXT + NUM_TOKENS // 2)
     floor_us = 1e6 * num_bytes / chip["read_bytes_per_s"]
-    result = {
-        "case": f"decode {shape.name} at {CONTEXT}",
-        **time_ms,
-        "tokens_per_s": 1e6 / time_ms["median_us"],
+    host = token_time(make_engine(model, loop="host", **options))
+    engine = make_engine(model, **options)
+    time_us = token_time(engine)
+    return {
+        "case": f"decode {shape.name} at {CONTEXT}{' batch-invariant' * ops.batch_invariant}",
+        **time_us,
+        "tokens_per_s": 1e6 / time_us["median_us"],
         "bytes": num_bytes,
         "floor_us": floor_us,
-        "share_of_floor": floor_us / time_ms["median_us"],
+        "share_of_floor": floor_us / time_us["median_us"],
+        "runs_ahead": engine.config.runs_ahead,
+        "host_loop_us": host["median_us"],
+        "times_host_loop": host["median_us"] / time_us["median_us"],
+        "catch_up_us": {str(n): catch_up(engine, n) for n in CATCH_UPS},
+        "peak_bytes": peak_bytes(),
     }
-    catch_ups = {str(n): catch_up(engine, n) for n in CATCH_UPS}
-    return {**result, "catch_up_us": catch_ups, "peak_bytes": peak_bytes()}
+
+
+def token_time(engine: Engine) -> dict[str, float]:
+    """Microseconds of a decoding tick."""
+    run_request(engine, SmallOnly(), seed=0)  # records the graphs
+    return quantiles([1e3 * ms for ms, models in run_request(engine, SmallOnly(), seed=1)["ticks"] if models])
 
 
 def catch_up(engine: Engine, num_tokens: int) -> float:
@@ -122,6 +135,8 @@ def pair(ops: TritonOps, chip: dict[str, float]) -> list[dict]:
         run = run_request(engine, router, seed=2)
         after = engine.stats()
         written = [model for _, models in run["ticks"] for model in models]
+        writers = [(ms, models[0]) for ms, models in run["ticks"] if models]
+        taken_over = [1e3 * ms for (_, last), (ms, writer) in pairwise(writers) if (last, writer) == ("small", "large")]
         total_us = 1e3 * sum(ms for ms, _ in run["ticks"])
         per_token_us = total_us / max(len(written), 1)
         alone_us[name] = per_token_us
@@ -135,6 +150,7 @@ def pair(ops: TritonOps, chip: dict[str, float]) -> list[dict]:
                 "share_of_large_tokens": share,
                 "weighted_sum_us": weighted_us if name == "routed" else None,
                 "share_of_weighted_sum": weighted_us / per_token_us if name == "routed" else None,
+                "hand_over_to_large_us": quantiles(taken_over)["median_us"] if taken_over else None,
                 "hand_overs": after.hand_overs - before.hand_overs,
                 "recomputed_tokens": after.recomputed_tokens,
             }
@@ -190,6 +206,7 @@ def main() -> None:
         "decode-4b": lambda: [decode(SMALL, ops, chip)],
         "decode-32b": lambda: [decode(LARGE, ops, chip)],
         "pair": lambda: pair(ops, chip),
+        "invariant": lambda: [decode(SMALL, TritonOps(DEVICE, batch_invariant=True), chip, batch_invariant=True)],
         "peer": lambda: [peer(SMALL)],
     }
     for name in sys.argv[1:] or parts:

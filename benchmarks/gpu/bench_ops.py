@@ -6,10 +6,14 @@ import sys
 
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from models import SHAPES, make_attention, make_sampling
 from timing import DEVICE, IS_REHEARSAL, ceilings, describe_device, measure, measure_host, num_copies
 
+from glimp_engine.kernels.gpu.noise import gumbel
 from glimp_engine.kernels.gpu.ops import TritonOps
+from glimp_engine.kernels.gpu.sample import SPLIT
 from glimp_engine.kernels.reference import ReferenceOps
 
 DTYPE = torch.float16 if IS_REHEARSAL else torch.bfloat16
@@ -72,6 +76,43 @@ def bench_sample(ops: TritonOps, chip: dict[str, float]) -> list[dict]:
                 case(f"sample {num_rows} x {SHAPE.vocab_size}, {mode}", time, num_bytes, 0, chip, **more, **correct)
             )
     return cases
+
+
+@triton.jit
+def _draw_kernel(
+    logits_ptr, best_ptr, best_id_ptr, seed_ptr, position_ptr, vocab_size, temperature, SPLIT: tl.constexpr
+):
+    """The first launch of `sample` without what entropy and log-probability need."""
+    row, split = tl.program_id(0), tl.program_id(1)
+    at = split * SPLIT + tl.arange(0, SPLIT)
+    x = tl.load(logits_ptr + row.to(tl.int64) * vocab_size + at, mask=at < vocab_size, other=float("-inf"))
+    block = split * (SPLIT // 4) + tl.arange(0, SPLIT // 4)
+    x = tl.div_rn(x, temperature)
+    x += gumbel(block.to(tl.uint32), tl.load(position_ptr + row), row, tl.load(seed_ptr + row))
+    best, best_at = tl.max(x, 0, return_indices=True)
+    tl.store(best_ptr + row * tl.num_programs(1) + split, best)
+    tl.store(best_id_ptr + row * tl.num_programs(1) + split, split * SPLIT + best_at)
+
+
+def bench_entropy(ops: TritonOps, chip: dict[str, float]) -> list[dict]:
+    """What the entropy adds: `sample` at a temperature beside its first launch without entropy and an argmax of it."""
+    num_rows = 2 if IS_REHEARSAL else 64
+    num_bytes, num_splits = 4 * num_rows * SHAPE.vocab_size, triton.cdiv(SHAPE.vocab_size, SPLIT)
+    inputs = [realistic_logits(num_rows, SHAPE.vocab_size) for _ in range(num_copies(num_bytes))]
+    params, token_class = make_sampling(num_rows, temperature=0.8), torch.zeros(SHAPE.vocab_size, device=DEVICE).byte()
+    best = torch.empty(num_rows, num_splits, device=DEVICE)
+    best_id = torch.empty(num_rows, num_splits, device=DEVICE, dtype=torch.int32)
+
+    def draw(i: int) -> torch.Tensor:
+        _draw_kernel[(num_rows, num_splits)](
+            inputs[i], best, best_id, params.seed, params.position, SHAPE.vocab_size, 0.8, SPLIT=SPLIT, num_warps=4
+        )
+        return best_id.gather(1, best.argmax(1, keepdim=True))
+
+    without = measure(draw, len(inputs))["median_us"]
+    time = measure(lambda i: ops.sample(inputs[i], params, token_class), len(inputs))
+    more = {"without_entropy_us": without, "times_without_entropy": time["median_us"] / without}
+    return [case(f"sample {num_rows} x {SHAPE.vocab_size}, with entropy", time, num_bytes, 0, chip, **more)]
 
 
 def bench_linear(ops: TritonOps, chip: dict[str, float]) -> list[dict]:
@@ -147,7 +188,13 @@ def bench_small(ops: TritonOps, chip: dict[str, float]) -> list[dict]:
 
 def main() -> None:
     """The parts named in the arguments, or all."""
-    parts = {"sample": bench_sample, "linear": bench_linear, "attention": bench_attention, "small": bench_small}
+    parts = {
+        "sample": bench_sample,
+        "entropy": bench_entropy,
+        "linear": bench_linear,
+        "attention": bench_attention,
+        "small": bench_small,
+    }
     ops, chip, cases = TritonOps(DEVICE), ceilings(), []
     for name in sys.argv[1:] or parts:
         for row in parts[name](ops, chip):

@@ -46,13 +46,14 @@ def parts() -> list[Part]:
     quick = ["-k", "activation or norm or buckets"] if IS_REHEARSAL else ["--deselect", "tests/gpu/test_compile.py"]
     listed = [
         Part("tests", python("-m", "pytest", *tests, *quick), 240, has_json=False),
-        Part("ops: sample", python(ops, "sample"), 90),
+        Part("ops: sample", python(ops, "sample", "entropy"), 90),
         Part("models: decode-4b", python(models, "decode-4b"), 120),
         Part("ops: linear", python(ops, "linear"), 90),
         Part("ops: attention", python(ops, "attention"), 90),
         Part("models: pair", python(models, "pair"), 150),
         Part("ops: small", python(ops, "small"), 40),
         Part("models: decode-32b", python(models, "decode-32b"), 120),
+        Part("models: invariant", python(models, "invariant"), 120),
         Part("models: peer", python(models, "peer"), 200),
     ]
     sanitizer = shutil.which("compute-sanitizer")
@@ -154,7 +155,15 @@ def print_cases(cases: list[dict[str, Any]]) -> None:
             print(f"    {case['case']:52} {case['median_us']:12.1f} us  {'  '.join(ratios)}")
 
 
-SHOWN = ("tokens_per_s", "share_of_floor", "times_peer", "share_of_weighted_sum", "share_of_large_tokens")
+SHOWN = (
+    "tokens_per_s",
+    "share_of_floor",
+    "times_peer",
+    "times_host_loop",
+    "times_without_entropy",
+    "share_of_weighted_sum",
+    "share_of_large_tokens",
+)
 
 
 if __name__ == "__main__":
