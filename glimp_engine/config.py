@@ -137,7 +137,7 @@ class EngineConfig:
         if self.is_triton:
             from glimp_engine.kernels.gpu.ops import TritonOps  # Triton is there on Linux only
 
-            return TritonOps(self.torch_device, self.batch_invariant)
+            return TritonOps(self.torch_device, self.batch_invariant, self.page_size)
         return ReferenceOps()
 
     def kv_budget_bytes(self) -> int:

@@ -58,5 +58,5 @@ class ModelRunner:
     def sample(self, logits: Tensor, sampling: Sampling) -> Samples:
         """A token for each row of logits, which lose what the model must not write."""
         if len(self._forbidden_ids):
-            logits[:, self._forbidden_ids] = -torch.inf
+            logits.index_fill_(1, self._forbidden_ids, -torch.inf)
         return self._ops.sample(logits, sampling, self._token_class)

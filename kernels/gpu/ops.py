@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glimp_engine.kernels import Attention, Samples, Sampling
-from glimp_engine.kernels.gpu import activation, linear, norm, rope, sample
+from glimp_engine.kernels.gpu import activation, flash, linear, norm, rope, sample
 from glimp_engine.kernels.gpu.attention import choose_tiling, paged_attention
 from glimp_engine.kernels.reference import ReferenceOps
 
@@ -17,15 +17,17 @@ INTERPRETED_PROCESSORS = 4  # of the chip that is played where there is none, so
 class TritonOps(ReferenceOps):
     """Contiguous tensors of one device in bf16, fp16 or fp32; under TRITON_INTERPRET=1 also a CPU's.
 
+    Long prefills are flash-attn's where it's installed and takes pages of page_size tokens.
     With `batch_invariant` a row's result doesn't depend on the other rows of its batch: sums are cut alike for one
     token and for hundreds, and no library chooses an order by the size of the batch.
     """
 
     name = "triton"
 
-    def __init__(self, device: torch.device, batch_invariant: bool = False) -> None:
+    def __init__(self, device: torch.device, batch_invariant: bool = False, page_size: int = 16) -> None:
         self.batch_invariant = batch_invariant
         is_cuda = device.type == "cuda"
+        self._flash = flash.find_flash_attention(page_size) if is_cuda and not batch_invariant else None
         self.has_pdl = is_cuda and torch.cuda.get_device_capability(device) >= (9, 0)
         self._num_processors = (
             torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else INTERPRETED_PROCESSORS
@@ -60,6 +62,8 @@ class TritonOps(ReferenceOps):
         num_tokens, num_heads, _ = q.shape
         num_kv_heads, page_size = k_cache.shape[1:3]
         max_kv_len = batch.page_table.shape[1] * page_size  # kv_len itself is on the device
+        if self._flash is not None and flash.suits(q, len(batch.kv_len)):
+            return self._flash(q, k_cache, v_cache, batch, scale, max_kv_len)
         tiling = choose_tiling(
             num_tokens, len(batch.kv_len), max_kv_len, num_heads // num_kv_heads, num_kv_heads,
             self._num_processors, self.batch_invariant,
