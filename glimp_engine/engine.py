@@ -3,15 +3,14 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Sized
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeVar
 
 from tqdm import tqdm
 
-from glimp_engine.batch import SamplingColumns, build_batch
+from glimp_engine.batch import Row, SamplingColumns, build_batch
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import ConfigError, RequestError
 from glimp_engine.load import (
@@ -27,7 +26,7 @@ from glimp_engine.load import (
 from glimp_engine.meter import Meter
 from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Stats
 from glimp_engine.pages import PagePool
-from glimp_engine.prompts import Prompt, list_prompts, make_streams
+from glimp_engine.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
 from glimp_engine.routers import Glimpse, Model, SmallOnly
 from glimp_engine.run_ahead import Ahead
 from glimp_engine.sampling import RoutingParams, SamplingParams
@@ -38,6 +37,16 @@ from glimp_engine.transcript import SampledToken
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A tick that has begun: what it is, and what waits for its samples."""
+
+    plan: Plan
+    rows: list[Row]
+    finish: Callable[[], list[SampledToken]]
+    began: float
 
 
 class Engine:
@@ -117,6 +126,7 @@ class Engine:
         self._sampling = SamplingColumns()
         self._meter = Meter()
         self._live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
+        self._started: Started | None = None  # a tick that the device is at
         self._num_requests = 0
         self._undelivered: list[Event] = []  # what other requests' ticks have brought about
 
@@ -264,26 +274,46 @@ class Engine:
     # A tick.
 
     def _tick(self) -> list[Event]:
-        plan = self._scheduler.plan()
+        """Finish the tick that was started before, or else one started now; then start the next, if the device can."""
+        plan = self._started.plan if self._started is not None else self._scheduler.plan()
         if plan is None:
             return []
-        runner, began = self._runners[plan.model], time.perf_counter()
         try:
-            for copy in plan.copies:
-                for each in self._runners:
-                    each.kv.copy_page(copy.source, copy.target)
-            batch = build_batch(plan, self.config.page_size, self._sampling)
-            rows = runner.run(batch)
+            started, self._started = self._started or self._start(plan), None
+            rows = started.finish()
         except Exception as error:  # whatever a forward may raise ends the requests that were in it, and no other
             log.exception("a forward of the %s model failed", plan.model)
+            self._started = None
             return self._fail(plan, f"{type(error).__name__}: {error}")
         now = time.perf_counter()
-        self._meter.count_forward(plan, now - began)
+        self._meter.count_forward(plan, now - started.began)
         events: list[Event] = []
-        by_sequence = groupby(zip(batch.rows, rows, strict=True), key=lambda pair: pair[0].sequence)
+        by_sequence = groupby(zip(started.rows, rows, strict=True), key=lambda pair: pair[0].sequence)
         for sequence, pairs in by_sequence:
-            events += self._take(sequence, [row for _, row in pairs], now)
-        return events
+            if sequence.finish_reason is None:  # else it was aborted meanwhile
+                events += self._take(sequence, [row for _, row in pairs], now)
+        return events + self._start_ahead()
+
+    def _start(self, plan: Plan) -> "Started":
+        """Begin a tick: pages are copied, and the model's runner is given the batch."""
+        began = time.perf_counter()
+        for copy in plan.copies:
+            for each in self._runners:
+                each.kv.copy_page(copy.source, copy.target)
+        batch = build_batch(plan, self.config.page_size, self._sampling)
+        return Started(plan, batch.rows, self._runners[plan.model].start(batch), began)
+
+    def _start_ahead(self) -> list[Event]:
+        """Let a device that works by itself have the next tick while this one's events are delivered."""
+        plan = self._scheduler.plan() if self.config.has_graphs else None
+        if plan is None:
+            return []
+        try:
+            self._started = self._start(plan)
+        except Exception as error:
+            log.exception("a forward of the %s model failed", plan.model)
+            return self._fail(plan, f"{type(error).__name__}: {error}")
+        return []
 
     def _take(self, sequence: Sequence, rows: list[SampledToken], now: float) -> list[Event]:
         """What follows from a sequence's sampled row, or rows where its forks are about to be born."""
@@ -336,6 +366,8 @@ class Engine:
         now = time.perf_counter()
         events: list[Event] = []
         for work in plan.work:
+            if work.sequence.finish_reason is not None:
+                continue
             events += self._retire(work.sequence, work.sequence.fail(error, now))
         return events
 
@@ -365,22 +397,3 @@ class Engine:
 def failed_output(request_id: str, prompt: Prompt, error: RequestError) -> RequestOutput:
     """The output of a request that could not be run at all."""
     return RequestOutput(request_id, prompt if isinstance(prompt, str) else None, [], [], error=str(error))
-
-
-P = TypeVar("P")
-
-
-def one_for_each(name: str, params: P | Sized[P] | None, num_prompts: int) -> list[P | None]:
-    """Parameters for each prompt, given once for all or one for each."""
-    if not isinstance(params, (list, tuple)):
-        return [params] * num_prompts  # type: ignore[list-item]
-    if len(params) != num_prompts:
-        raise ConfigError(f"{name} has {len(params)} entries; allowed: one for all, or one for each of {num_prompts}")
-    return list(params)
-
-
-def check_type(name: str, value: P | None, expected: type[P]) -> P | None:
-    """The value, if it's None or of the expected type."""
-    if value is not None and not isinstance(value, expected):
-        raise ConfigError(f"{name} is {value!r}; allowed: None or {expected.__name__}(...)")
-    return value

@@ -5,6 +5,8 @@ samples back; the host fills in the batch, launches the graph and waits for its 
 besides (`run_ahead`).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -81,10 +83,13 @@ class Tick:
         self._floats = torch.zeros(2, num_rows, dtype=torch.float32, pin_memory=is_cuda)
         self._replay = runner.recorder.capture(self._body)
 
-    def run(self, batch: Batch) -> list[SampledToken]:
-        """The batch's samples."""
+    def start(self, batch: Batch) -> None:
+        """Launch it; nothing else may be running, as the inputs are being read until it's over."""
         self.inputs.fill(batch, {})
         self._replay()
+
+    def finish(self, batch: Batch) -> list[SampledToken]:
+        """The batch's samples, once they are there."""
         if self._runner.model.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # the one wait of a tick: the host needs the tokens
         (tokens, classes), (entropies, logprobs) = self._integers.tolist(), self._floats.tolist()
@@ -125,21 +130,29 @@ class GraphRunner(ModelRunner):
         self._ticks: dict[Bucket, Tick] = {}
         self._loops: dict[Bucket, tuple[DecodeLoop, Launch]] = {}
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
         """As ModelRunner.run; a bucket's first batch takes as long as recording it."""
-        if self._ahead is not None:
-            samples = self._ahead.next({id(loop) for loop, _ in self._loops.values()}, batch)
-            if samples is not None:
-                return samples
+        return self.start(batch)()
+
+    @torch.inference_mode()
+    def start(self, batch: Batch) -> Callable[[], list[SampledToken]]:
+        """As ModelRunner.start: the batch is launched, unless a loop is at it already."""
+        ahead = self._ahead
+        if ahead is not None and ahead.is_at(batch, {id(loop) for loop, _ in self._loops.values()}):
+            return partial(self._finish_ahead, ahead, batch)
         bucket = bucket_of(len(batch.token_ids), len(batch.attention.kv_len))
         if batch.num_top_logprobs or len(batch.sampling.seen_ids) or len(batch.rows) > bucket.num_sequences:
-            return super().run(batch)
-        if self._ahead is not None and len(batch.token_ids) == len(batch.rows):
-            return self._run_ahead(self._ahead, bucket, batch)
+            return partial(super().run, batch)
+        if ahead is not None and len(batch.token_ids) == len(batch.rows):
+            if bucket not in self._loops:
+                self._loops[bucket] = self._make_loop(bucket)
+            loop, launch = self._loops[bucket]
+            ahead.begin(loop, launch, batch, self.kv.page_size, self.model.config.max_positions)
+            return partial(self._finish_ahead, ahead, batch)
         if bucket not in self._ticks:
             self._ticks[bucket] = Tick(self, bucket)
-        return self._ticks[bucket].run(batch)
+        self._ticks[bucket].start(batch)
+        return partial(self._ticks[bucket].finish, batch)
 
     def make_inputs(self, bucket: Bucket) -> StaticBatch:
         """The bucket's inputs, with nothing in them."""
@@ -151,13 +164,10 @@ class GraphRunner(ModelRunner):
         logits = self.model.forward(inputs.token_ids, inputs.attention, inputs.logit_rows, self.kv)
         return self.sample(logits, sampling)
 
-    def _run_ahead(self, ahead: Ahead, bucket: Bucket, batch: Batch) -> list[SampledToken]:
-        if bucket not in self._loops:
-            self._loops[bucket] = self._make_loop(bucket)
-        loop, launch = self._loops[bucket]
-        samples = ahead.begin(loop, launch, batch, self.kv.page_size, self.model.config.max_positions)
-        assert samples is not None, "a launch runs at least one tick"
-        return samples
+    @torch.inference_mode()
+    def _finish_ahead(self, ahead: Ahead, batch: Batch) -> list[SampledToken]:
+        samples = ahead.finish(batch)
+        return self.run(batch) if samples is None else samples  # None: the loop ended before this tick
 
     def _make_loop(self, bucket: Bucket) -> tuple[DecodeLoop, Launch]:
         inputs = self.make_inputs(bucket)

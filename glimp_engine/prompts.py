@@ -1,16 +1,17 @@
-"""From a prompt, in any of its forms, to the token streams that the models read."""
+"""From a prompt, in any of its forms, to the token streams that the models read; and the parameters beside it."""
 
 from collections.abc import Sequence as Sized
-from typing import Any
+from typing import Any, TypeVar
 
-from glimp_engine.errors import RequestError
+from glimp_engine.errors import ConfigError, RequestError
 from glimp_engine.pages import PagePool
 from glimp_engine.routers import Model
 from glimp_engine.streams import Dictionary, Streams, TokenStream
 from glimp_engine.text import Text
 
-__all__ = ["Prompt", "list_prompts", "make_streams"]
+__all__ = ["Prompt", "check_type", "list_prompts", "make_streams", "one_for_each"]
 
+P = TypeVar("P")
 Prompt = str | Sized[int] | Sized[dict[str, Any]]  # text, the small model's token ids, or chat messages
 
 
@@ -61,3 +62,19 @@ def check_token_id(index: int, token_id: object, vocab_size: int) -> int:
     if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
         raise RequestError(f"prompt[{index}] is {token_id!r}; allowed: a token id from 0 to {vocab_size - 1}")
     return token_id
+
+
+def one_for_each(name: str, params: P | Sized[P] | None, num_prompts: int) -> list[P | None]:
+    """Parameters for each prompt, given once for all or one for each."""
+    if not isinstance(params, (list, tuple)):
+        return [params] * num_prompts  # type: ignore[list-item]
+    if len(params) != num_prompts:
+        raise ConfigError(f"{name} has {len(params)} entries; allowed: one for all, or one for each of {num_prompts}")
+    return list(params)
+
+
+def check_type(name: str, value: P | None, expected: type[P]) -> P | None:
+    """The value, if it's None or of the expected type."""
+    if value is not None and not isinstance(value, expected):
+        raise ConfigError(f"{name} is {value!r}; allowed: None or {expected.__name__}(...)")
+    return value

@@ -75,11 +75,22 @@ class DecodeLoop:
         self._launch = launch
         launch.start()
 
-    def next(self, batch: Batch) -> list[SampledToken] | None:
-        """The samples of this batch, if it's what the loop runs next."""
+    def is_at(self, batch: Batch) -> bool:
+        """Whether the batch is the launch's next tick: the same rows, each with the token that it has drawn before."""
         tick = self._next_tick
-        if tick and not self._continues(batch, tick):
-            return None
+        if batch.rows != self._rows or tick >= self.max_ticks or len(batch.token_ids) != len(self._rows):
+            return False
+        positions, slots = self._first
+        drawn = self._sample_values["token"][tick - 1, : len(batch.rows)]
+        return (
+            batch.token_ids.tolist() == drawn.tolist()
+            and torch.equal(batch.attention.positions, positions + tick)
+            and torch.equal(batch.attention.slots, slots + tick)
+        )
+
+    def finish(self, batch: Batch) -> list[SampledToken] | None:
+        """The samples of the next tick, which is the batch's; None if the loop has ended before it."""
+        tick = self._next_tick
         if not self._launch.wait(tick):
             return None
         self._next_tick += 1
@@ -97,18 +108,6 @@ class DecodeLoop:
     def __del__(self) -> None:
         if hasattr(self, "_launch"):
             self.stop()  # what runs writes into memory that is about to go
-
-    def _continues(self, batch: Batch, tick: int) -> bool:
-        """Whether the batch is the launch's own tick: the same rows, each with the token it drew before."""
-        if batch.rows != self._rows or tick >= self.max_ticks or len(batch.token_ids) != len(self._rows):
-            return False
-        positions, slots = self._first
-        drawn = self._sample_values["token"][tick - 1, : len(batch.rows)]
-        return (
-            batch.token_ids.tolist() == drawn.tolist()
-            and torch.equal(batch.attention.positions, positions + tick)
-            and torch.equal(batch.attention.slots, slots + tick)
-        )
 
 
 def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
@@ -213,20 +212,29 @@ class Ahead:
     def __init__(self) -> None:
         self._loop: DecodeLoop | None = None
 
-    def next(self, own_loops: set[int], batch: Batch) -> list[SampledToken] | None:
-        """The samples of the batch, if one of the runner's own loops has run it; else whatever runs is stopped."""
+    def is_at(self, batch: Batch, own_loops: set[int]) -> bool:
+        """Whether one of the runner's own loops runs this batch; whatever runs otherwise is stopped."""
         if self._loop is None:
-            return None
-        samples = self._loop.next(batch) if id(self._loop) in own_loops else None
-        if samples is None:
-            self._loop.stop()
-            self._loop = None
-        return samples
+            return False
+        if id(self._loop) in own_loops and self._loop.is_at(batch):
+            return True
+        self._stop()
+        return False
 
-    def begin(
-        self, loop: DecodeLoop, launch: Launch, batch: Batch, page_size: int, max_positions: int
-    ) -> list[SampledToken] | None:
-        """Launch a loop and give its first samples; nothing else may be running."""
+    def begin(self, loop: DecodeLoop, launch: Launch, batch: Batch, page_size: int, max_positions: int) -> None:
+        """Launch a loop with this batch; nothing else may be running."""
         loop.begin(batch, page_size, max_positions, launch)
         self._loop = loop
-        return loop.next(batch)
+
+    def finish(self, batch: Batch) -> list[SampledToken] | None:
+        """The samples of the batch that the loop is at; None if the loop has ended before it."""
+        assert self._loop is not None
+        samples = self._loop.finish(batch)
+        if samples is None:
+            self._stop()
+        return samples
+
+    def _stop(self) -> None:
+        assert self._loop is not None
+        self._loop.stop()
+        self._loop = None

@@ -1,5 +1,7 @@
 """Runs one model: forward, then sample. It knows nothing of the other model, of sequences' lives, or of routes."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -54,6 +56,10 @@ class ModelRunner:
         # the one read-back of a tick: the host needs the tokens to know what follows them
         columns = (samples.token, samples.entropy, samples.logprob, samples.token_class)
         return [SampledToken(*row) for row in zip(*(column.tolist() for column in columns), top, strict=True)]
+
+    def start(self, batch: Batch) -> Callable[[], list[SampledToken]]:
+        """Begin what `run` does, as far as the device does it alone; the result waits for it and gives the samples."""
+        return partial(self.run, batch)
 
     def sample(self, logits: Tensor, sampling: Sampling) -> Samples:
         """A token for each row of logits, which lose what the model must not write."""

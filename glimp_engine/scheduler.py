@@ -83,8 +83,8 @@ class Scheduler:
         return None
 
     def undo(self, plan: Plan) -> None:
-        """Take back the marks of a plan whose forward failed."""
-        for work in reversed(plan.work):
+        """Take back the marks of a plan whose forward failed; a sequence that was aborted has no pages any more."""
+        for work in reversed([work for work in plan.work if work.sequence.finish_reason is None]):
             work.sequence.stream.table.unfill(plan.model, work.start, work.end)
 
     def _admit(self) -> list[PageCopy]:

@@ -5,12 +5,14 @@ from on_gpu import DEVICE
 
 from glimp_engine import (
     Engine,
+    Finish,
     GlimpRouter,
     LargeOnly,
     RandomRouter,
     RoutingParams,
     SamplingParams,
     SmallOnly,
+    graphs,
     run_ahead,
     static_batch,
 )
@@ -78,6 +80,56 @@ def test_ticks_as_graphs(small_path, large_path, graphed, router, page_size, run
     options = {"max_batch_tokens": 64, "page_size": page_size}
     plain = outputs(small_path, large_path, router=router, ops="reference", **options)
     agree(outputs(small_path, large_path, router=router, **options, **graphed(runs_ahead)), plain)
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True], ids=["a graph a tick", "running ahead"])
+def test_requests_come_and_go_while_a_tick_is_under_way(small_path, large_path, graphed, runs_ahead):
+    """A tick is started before its predecessor's events are taken: an abort then, or a new request, does no harm."""
+    options = {"device": str(DEVICE), "dtype": "float32", "kv_cache_bytes": 1 << 20, **graphed(runs_ahead)}
+    alone = Engine(small_path, large_path, **options)
+    sampling, routing = SamplingParams(temperature=0, max_tokens=30), RoutingParams(router=GlimpRouter(2.0))
+    expected = alone.generate(PROMPTS[1], sampling, routing, use_tqdm=False)[0].outputs[0].token_ids
+    engine = Engine(small_path, large_path, **options)
+    engine.add_request("goes", PROMPTS[0], sampling, routing)
+    for _ in range(5):
+        engine.advance()
+    assert engine._started is not None
+    engine.add_request("stays", PROMPTS[1], sampling, routing)
+    engine.advance()
+    engine.abort("goes")
+    finished = {}
+    while engine.has_unfinished():
+        for event in engine.advance():
+            if isinstance(event, Finish):
+                assert event.request_id not in finished
+                finished[event.request_id] = event.output
+    assert finished["goes"].outputs[0].finish_reason == "abort"
+    assert finished["stays"].outputs[0].token_ids == expected
+    assert engine.generate(PROMPTS[1], sampling, routing, use_tqdm=False)[0].outputs[0].token_ids == expected
+    stats = engine.stats()
+    assert stats.num_free_pages + stats.num_cached_pages == stats.num_pages
+    assert stats.recomputed_tokens == 0
+
+
+def test_a_failed_tick_ends_its_requests_alone(small_path, graphed, monkeypatch):
+    options = {"device": str(DEVICE), "dtype": "float32", "kv_cache_bytes": 1 << 20, **graphed(runs_ahead=False)}
+    engine = Engine(small_path, **options)
+    start, calls = graphs.GraphRunner.start, []
+
+    def fail_at_the_third(self, batch):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise RuntimeError("the device said no")
+        return start(self, batch)
+
+    monkeypatch.setattr(graphs.GraphRunner, "start", fail_at_the_third)
+    routing = RoutingParams(router=SmallOnly())
+    failed = engine.generate(PROMPTS[0], SamplingParams(temperature=0, max_tokens=9), routing, use_tqdm=False)[0]
+    assert "the device said no" in failed.error
+    assert failed.outputs[0].finish_reason == "error"
+    again = engine.generate(PROMPTS[0], SamplingParams(temperature=0, max_tokens=9), routing, use_tqdm=False)[0]
+    assert again.error is None
+    assert len(again.outputs[0].token_ids) == 9
 
 
 def test_a_loop_ends_where_the_host_decides(small_path, large_path, graphed):
