@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TRITON ?= triton==3.6.0
 SMALL ?= Qwen/Qwen2.5-Coder-0.5B-Instruct
 LARGE ?= Qwen/Qwen2.5-Coder-1.5B-Instruct
 THRESHOLD ?= 1.0
@@ -38,5 +39,5 @@ sanitize-address sanitize-thread: sanitize-%: .venv/installed-for-tests
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	.venv/bin/pip install --quiet "$(TORCH)" -e '.[test]'
+	.venv/bin/pip install --quiet "$(TORCH)" "$(TRITON)" -e '.[test]'
 	touch $@

@@ -139,20 +139,27 @@ def launch_all(shape: Shape, ops: TritonOps, dtype: torch.dtype) -> None:
 
 
 def resources(kernel: Any) -> dict[str, int]:
-    """Registers, bytes of stack and of shared memory, from the machine code."""
+    """Registers, instructions that store a register to local memory (spills), bytes of shared memory."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        dumped = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = {name: int(re.findall(rf"{name}:(\d+)", dumped)[-1]) for name in ("REG", "STACK", "LOCAL")}
-    return {**found, "SHARED": kernel.metadata.shared, "WARPS": kernel.metadata.num_warps}
+        usage, code = (
+            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    return {
+        "REG": int(re.findall(r"REG:(\d+)", usage)[-1]),
+        "SPILLS": len(re.findall(r"\bSTL\b", code)),
+        "SHARED": kernel.metadata.shared,
+        "WARPS": kernel.metadata.num_warps,
+    }
 
 
 def main() -> int:
     """A line for each kernel and architecture; 1 if one spills."""
     compile_only = CompileOnly()
     driver.set_active(compile_only)
-    print(f"{'kernel':28} {'arch':6} {'REG':>4} {'STACK':>6} {'LOCAL':>6} {'SHARED':>7} {'WARPS':>6}")
+    print(f"{'kernel':28} {'arch':6} {'REG':>4} {'SPILLS':>7} {'SHARED':>7} {'WARPS':>6}")
     num_spilling, seen = 0, set()
     for device, architecture in enumerate(ARCHITECTURES):
         compile_only.device = device
@@ -167,9 +174,9 @@ def main() -> int:
                 continue
             seen.add(kernel.hash)
             taken = resources(kernel)
-            num_spilling += taken["STACK"] > 0 or taken["LOCAL"] > 0
+            num_spilling += taken["SPILLS"] > 0
             print(
-                f"{name:28} sm_{architecture:<3} {taken['REG']:4} {taken['STACK']:6} {taken['LOCAL']:6}"
+                f"{name:28} sm_{architecture:<3} {taken['REG']:4} {taken['SPILLS']:7}"
                 f" {taken['SHARED']:7} {taken['WARPS']:6}"
             )
     print(f"{len(seen)} kernels, {num_spilling} spill")
