@@ -76,9 +76,11 @@ class DecodeLoop:
         launch.start()
 
     def is_at(self, batch: Batch) -> bool:
-        """Whether the batch is the launch's next tick: the same rows, each with the token that it has drawn before."""
+        """Whether the batch is the next tick of a launch that goes on: the same rows, each with the token it drew."""
         tick = self._next_tick
         if batch.rows != self._rows or tick >= self.max_ticks or len(batch.token_ids) != len(self._rows):
+            return False
+        if self.flag_values[IS_OVER] and self.flag_values[NUM_DONE] <= tick:
             return False
         positions, slots = self._first
         drawn = self._sample_values["token"][tick - 1, : len(batch.rows)]
