@@ -6,7 +6,7 @@ loop is stopped, and what it did too much is forgotten: K/V beyond a sequence's 
 
 A loop ends by itself at the end of a page, at an end token, and where a glimpse is not below the entropy that settles
 it: there the router, on the host, has the word. On a GPU the loop is csrc/cuda/step_loop.cu; `PlainLoop` is the same
-program on the host, one tick at a time.
+program on the host.
 """
 
 import time
@@ -127,20 +127,19 @@ def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
 
 
 class PlainLoop:
-    """The loop on the host: a tick is run when it's waited for, then the inputs are made the next token's."""
+    """The loop on the host, run to its end when it's started: as far ahead as a device could ever be."""
 
     def __init__(self, loop: DecodeLoop, body: Body) -> None:
         self._loop, self._body = loop, body
 
     def start(self) -> None:
         self._loop.inputs.copy_to_device()
-
-    def wait(self, tick: int) -> bool:
-        loop = self._loop
-        while loop.flag_values[NUM_DONE] <= tick and not loop.flag_values[IS_OVER]:
+        while not self._loop.flag_values[IS_OVER]:
             self._body()
             self._advance()
-        return bool(loop.flag_values[NUM_DONE] > tick)
+
+    def wait(self, tick: int) -> bool:
+        return bool(self._loop.flag_values[NUM_DONE] > tick)
 
     def finish(self) -> None:
         pass
