@@ -1,12 +1,15 @@
-"""Logit rows to sample from, and whether two samplers agree."""
+"""Logit rows to sample from, whether two samplers agree, and what any `sample` must do with them."""
 
 import dataclasses
+import math
 
 import numpy as np
+import pytest
 import torch
 
 from glimp_engine.kernels import Sampling
 from glimp_engine.kernels.philox import exponential_noise
+from glimp_engine.kernels.reference import ReferenceOps
 
 FILTERS = [
     {},
@@ -64,3 +67,70 @@ def agree_or_nearly_tie(samples, oracle, logits, params):
             assert abs(float(scores[ours] - scores[theirs])) < 1e-5 * max(1.0, float(scores[theirs].abs()))
             num_ties += 1
     return num_ties
+
+
+def check_entropy_logprob_and_class(sample, num_rows, vocab_size):
+    """Greedy tokens, and float32's accuracy of what goes with them."""
+    logits = random_logits(num_rows, vocab_size)
+    params = make_sampling(num_rows, temperature=0)
+    samples = sample(logits, params, classes_of(vocab_size))
+    oracle = ReferenceOps().sample(logits.double(), params, classes_of(vocab_size))
+    assert samples.token.tolist() == oracle.token.tolist() == logits.argmax(-1).tolist()
+    assert samples.token_class.tolist() == [token % 251 for token in samples.token.tolist()]
+    plain = logits.log_softmax(-1)
+    for name, torch_float32 in (("entropy", -(plain.exp() * plain).sum(-1)), ("logprob", plain.amax(-1))):
+        exact = getattr(oracle, name)
+        allowed = 2 * (torch_float32 - exact).norm() + 1e-6 * exact.norm()
+        assert (getattr(samples, name) - exact).norm() <= allowed
+        if num_rows and float(exact.abs().max()) > 0.1:
+            assert (getattr(samples, name) * 1.01 - exact).norm() > allowed  # so a 1% error would be seen
+
+
+def check_extremes(sample, vocab_size):
+    """Uniform, one-hot, two at the end of the range, one far above the rest."""
+    logits = torch.zeros(4, vocab_size)
+    logits[1] = -torch.inf
+    logits[1, vocab_size - 1] = 5.0
+    logits[2] = -torch.inf
+    logits[2, :2] = 1e30
+    logits[3, 0] = 1e4
+    samples = sample(logits, make_sampling(4, temperature=0), classes_of(vocab_size))
+    assert samples.token.tolist() == [0, vocab_size - 1, 0, 0]
+    assert samples.entropy.tolist() == pytest.approx([math.log(vocab_size), 0, math.log(2), 0], rel=1e-6, abs=1e-6)
+    assert samples.logprob.tolist() == pytest.approx([-math.log(vocab_size), 0, -math.log(2), 0], abs=1e-6)
+
+
+def check_rows_without_numbers(sample, vocab_size, nan_at, **filters):
+    """A NaN, nothing above -inf, or an inf: the row says so and harms no other."""
+    logits = random_logits(4, vocab_size)
+    logits[0, nan_at] = torch.nan
+    logits[2] = -torch.inf
+    logits[3, 7] = torch.inf
+    for temperature in (0.0, 1.0):
+        samples = sample(logits, make_sampling(4, temperature=temperature, **filters), classes_of(vocab_size))
+        assert samples.entropy.isnan().tolist() == [True, False, True, True]
+        assert samples.logprob.isnan().tolist() == [True, False, True, True]
+        assert [samples.token[row].item() for row in (0, 2, 3)] == [0, 0, 0]
+
+
+def check_frequencies(sample, num_draws, **filters):
+    """Tokens come as often as the distribution says; a top_p of 0.8 leaves three of the six."""
+    logits = torch.tensor([1.0, 0.5, 0.0, -1.0, 2.0, -3.0])
+    params = make_sampling(num_draws, seed=7, position=torch.arange(num_draws), **filters)
+    tokens = sample(logits.expand(num_draws, 6).contiguous(), params, classes_of(6)).token
+    probs = logits.softmax(-1)
+    if filters:
+        probs = probs.where(torch.tensor([True, True, False, False, True, False]), 0)
+    expected = probs / probs.sum() * num_draws
+    observed = torch.bincount(tokens, minlength=6)
+    assert (observed[expected == 0] == 0).all()
+    kept = expected > 0
+    chi_square = ((observed[kept] - expected[kept]) ** 2 / expected[kept]).sum()
+    assert chi_square < 20.5  # 5 degrees of freedom: 0.1%
+
+
+def random_seen(vocab_size, num_seen):
+    """(ids, counts) of that many tokens seen, for each row."""
+    generator = np.random.default_rng(0)
+    ids = [generator.choice(vocab_size, size=n, replace=False).tolist() for n in num_seen]
+    return [(own, generator.integers(0, 4, size=len(own)).tolist()) for own in ids]
