@@ -18,8 +18,7 @@ from glimp_engine.load import (
     ModelSource,
     load_models,
     make_dictionary,
-    make_recorder,
-    make_runner,
+    make_runners,
     make_voice,
     plan_memory,
 )
@@ -28,7 +27,6 @@ from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Sta
 from glimp_engine.pages import PagePool
 from glimp_engine.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
 from glimp_engine.routers import Glimpse, Model, SmallOnly
-from glimp_engine.run_ahead import Ahead
 from glimp_engine.sampling import RoutingParams, SamplingParams
 from glimp_engine.scheduler import Plan, Scheduler
 from glimp_engine.sequence import Request, Sequence
@@ -112,13 +110,7 @@ class Engine:
         texts = self._dictionary.texts
         voices = [make_voice(loaded, text, skip_code_fences) for loaded, text in zip(models, texts, strict=False)]
         self._voices = (voices[0], voices[-1])
-        vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
-        forbidden_ids = [self._dictionary.unknown_to_other(model, vocab_sizes) for model in Model]
-        recorder, ahead = make_recorder(config), Ahead() if config.runs_ahead else None
-        self._runners = [
-            make_runner(loaded, voices[which], forbidden_ids[which], memory, config, op_set, recorder, ahead)
-            for which, loaded in enumerate(models)
-        ]
+        self._runners = make_runners(models, voices, self._dictionary, memory, config, op_set)
         self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
         self._scheduler = Scheduler(
             self._pool, max_batch_size, max_batch_tokens, tuple(loaded.model.weight_bytes for loaded in models)

@@ -18,22 +18,14 @@ from glimp_engine.kv_store import KVStore, num_pages_within
 from glimp_engine.model import Decoder
 from glimp_engine.native_model import NativeDecoder
 from glimp_engine.native_weights import read_weights
+from glimp_engine.routers import Model
 from glimp_engine.run_ahead import Ahead
 from glimp_engine.runner import Forward, ModelRunner
 from glimp_engine.streams import Dictionary
 from glimp_engine.text import Text, relate
 from glimp_engine.transcript import Voice
 
-__all__ = [
-    "LoadedModel",
-    "Memory",
-    "load_models",
-    "make_dictionary",
-    "make_recorder",
-    "make_runner",
-    "make_voice",
-    "plan_memory",
-]
+__all__ = ["LoadedModel", "Memory", "load_models", "make_dictionary", "make_runners", "make_voice", "plan_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +134,26 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
     return Voice(text, BoundaryTable.build(token_bytes, end_of_thinking, end_token_ids, vocab_size, skip_code_fences))
 
 
-def make_recorder(config: EngineConfig) -> Recorder | None:
-    """What records the ticks of both models; None if each tick is launched anew."""
-    if not config.has_graphs:
-        return None
-    return CudaGraphs() if config.torch_device.type == "cuda" else PlainTicks()
+def make_runners(
+    models: list[LoadedModel],
+    voices: list[Voice],
+    dictionary: Dictionary,
+    memory: Memory,
+    config: EngineConfig,
+    ops: Ops,
+) -> list[ModelRunner]:
+    """A runner for each model; they share the recorder of their ticks and what runs ahead, as they share the device."""
+    vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
+    recorder: Recorder | None = None
+    if config.has_graphs:
+        recorder = CudaGraphs() if config.torch_device.type == "cuda" else PlainTicks()
+    ahead = Ahead() if config.runs_ahead else None
+    return [
+        make_runner(
+            loaded, voice, dictionary.unknown_to_other(which, vocab_sizes), memory, config, ops, recorder, ahead
+        )
+        for which, loaded, voice in zip(Model, models, voices, strict=False)
+    ]
 
 
 def make_runner(

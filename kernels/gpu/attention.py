@@ -35,6 +35,15 @@ def _sequence_of(block, query_start_ptr, num_sequences, BLOCK_Q: tl.constexpr):
 
 
 @triton.jit
+def _weigh(scores, most):
+    """One step of the online softmax: the scores' weights, what sums so far are rescaled by, the new largest score."""
+    new_most = tl.maximum(most, tl.max(scores, 1))
+    # a row without a key so far has no maximum to subtract
+    pivot = tl.where(new_most == float("-inf"), 0.0, new_most)
+    return tl.exp2(scores - pivot[:, None]), tl.exp2(most - pivot), new_most
+
+
+@triton.jit
 def _paged_attention_kernel(
     q_ptr, k_cache_ptr, v_cache_ptr, out_ptr, lse_ptr, query_start_ptr, page_table_ptr, kv_len_ptr,
     num_sequences, num_tokens, num_heads, q_stride_t, page_table_stride_b, scale_log2, split_len, num_splits,
@@ -88,21 +97,17 @@ def _paged_attention_kernel(
     for start in range(begin, end, BLOCK_N):
         key = start + n
         is_key = key < end
+        # written out here: as a function of its own it costs a spilled register on sm_90
         page = tl.load(page_table_ptr + b * page_table_stride_b + key // PAGE_SIZE, mask=is_key, other=0)
         heads_before = page.to(tl.int64) * tl.num_programs(1) + kv_head
         at = (heads_before * PAGE_SIZE + key % PAGE_SIZE) * HEAD_DIM
         k = tl.load(k_cache_ptr + at[None, :] + d[:, None], mask=is_key[None, :] & is_dim[:, None], other=0.0)
         scores = tl.dot(q, k, input_precision=PRECISION) * scale_log2
         scores = tl.where(is_key[None, :] & (key[None, :] <= position[:, None]), scores, float("-inf"))
-        new_most = tl.maximum(most, tl.max(scores, 1))
-        # a row without a key so far has no maximum to subtract
-        pivot = tl.where(new_most == float("-inf"), 0.0, new_most)
-        weights = tl.exp2(scores - pivot[:, None])
-        rescale = tl.exp2(most - pivot)
+        weights, rescale, most = _weigh(scores, most)
         v = tl.load(v_cache_ptr + at[:, None] + d, mask=is_key[:, None] & is_dim, other=0.0)
         total = total * rescale + tl.sum(weights, 1)
         acc = acc * rescale[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
-        most = new_most
 
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     if IS_SPLIT:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from glimp_engine.kernels import Attention
 
-__all__ = ["MIN_QUERIES", "FlashAttention", "find_flash_attention"]
+__all__ = ["FlashAttention", "find_flash_attention", "suits"]
 
 MIN_QUERIES = 256  # of each sequence, on average: from there on arithmetic counts, not memory
 PAGE_SIZE_OF_2 = 256  # version 2 takes pages of a multiple of this

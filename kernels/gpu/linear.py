@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glimp_engine.kernels.gpu.launch import launch_options, prefetch_rows, wait_for_inputs
 
-__all__ = ["MAX_ROWS", "linear", "linear_silu_mul"]
+__all__ = ["MAX_ROWS", "linear", "linear_silu_mul", "rows_at_a_time"]
 
 MAX_ROWS = 16  # beyond it the matrix units' own tiles are full, and the library's kernels are as fast
 # (outputs, values of k) at a time. One row: 16 KiB that threads load straight into registers, of which a chip's 2 to 5
@@ -113,6 +113,11 @@ def _linear_silu_mul_kernel(
     silu = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32)
     at = out_ptr + rows.to(tl.int64)[:, None] * f + outputs
     tl.store(at, (silu * up).to(dtype), mask=(rows < num_rows)[:, None] & (outputs < f))
+
+
+def rows_at_a_time(num_rows: int) -> int:
+    """The block_t for few rows: one has a kernel of its own."""
+    return 1 if num_rows == 1 else MAX_ROWS
 
 
 def linear(

@@ -37,11 +37,10 @@ class TritonOps(ReferenceOps):
         return norm.rms_norm(x, weight, eps, residual, self.has_pdl)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self.batch_invariant:
-            return linear.linear(x, weight, bias, self._num_processors, linear.MAX_ROWS, self.has_pdl)
-        if len(x) > linear.MAX_ROWS:
+        if len(x) > linear.MAX_ROWS and not self.batch_invariant:
             return F.linear(x, weight, bias)
-        return linear.linear(x, weight, bias, self._num_processors, 1 if len(x) == 1 else linear.MAX_ROWS, self.has_pdl)
+        block_t = linear.MAX_ROWS if self.batch_invariant else linear.rows_at_a_time(len(x))
+        return linear.linear(x, weight, bias, self._num_processors, block_t, self.has_pdl)
 
     def rope_and_store(
         self,
@@ -76,7 +75,7 @@ class TritonOps(ReferenceOps):
     def linear_silu_mul(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.batch_invariant or bias is not None or not 0 < len(x) <= linear.MAX_ROWS:
             return self.silu_mul(self.linear(x, weight, bias))
-        return linear.linear_silu_mul(x, weight, 1 if len(x) == 1 else linear.MAX_ROWS, self.has_pdl)
+        return linear.linear_silu_mul(x, weight, linear.rows_at_a_time(len(x)), self.has_pdl)
 
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         return sample.sample(logits, params, token_class, self.has_pdl)
