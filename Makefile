@@ -5,14 +5,14 @@ TORCH ?= torch==2.13.0
 TRITON ?= triton==3.6.0
 SMALL ?= Qwen/Qwen2.5-Coder-0.5B-Instruct
 LARGE ?= Qwen/Qwen2.5-Coder-1.5B-Instruct
-THRESHOLD ?= 1.0
+ROUTER ?= glimp:1.0
 PROMPT ?= A baker sells 12 loaves in the morning and half as many in the afternoon, at 3 dollars each. \
 	How much does she earn in a week?
 
 .PHONY: demo test sanitize sanitize-address sanitize-thread
 
 demo: .venv/installed
-	.venv/bin/glimp run --small "$(SMALL)" --large "$(LARGE)" --threshold $(THRESHOLD) "$(PROMPT)"
+	.venv/bin/glimp run --small "$(SMALL)" --large "$(LARGE)" --router "$(ROUTER)" "$(PROMPT)"
 
 test: .venv/installed-for-tests
 	.venv/bin/ruff check .

@@ -6,7 +6,7 @@ At the start of every step the engine glimpses: it reduces the small model's dis
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Protocol
@@ -15,6 +15,7 @@ from glimp_engine.errors import ConfigError, check_number
 
 __all__ = [
     "SIGNALS",
+    "Draft",
     "GlimpRouter",
     "Glimpse",
     "LargeOnly",
@@ -23,6 +24,7 @@ __all__ = [
     "RouteContext",
     "Router",
     "SmallOnly",
+    "Verdict",
 ]
 
 
@@ -53,10 +55,36 @@ class RouteContext:
     seed: int
     sequence_index: int
     step_index: int
+    glimpses: Sequence[Glimpse] = ()  # of the steps before it
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A step that the small model has written, and that may yet be taken back."""
+
+    num_tokens: int
+    mean_entropy: float  # nats, of the distributions its tokens were drawn from
+    mean_logprob: float  # nats, of its tokens
+    score: float | None  # 0 to 9 by the large model; None where nothing was asked, or the answer was no digit
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(-self.mean_logprob, 700.0))  # 1e304 at most
+
+
+class Verdict(IntEnum):
+    """What becomes of a draft."""
+
+    ACCEPT = 0
+    REDO = 1  # by the large model, from the same place
 
 
 class Router(Protocol):
-    """Decides which model writes a step."""
+    """Decides which model writes a step.
+
+    A router may also have `review(draft: Draft) -> Verdict`, and is then asked about each routed step that the small
+    model has written; with a `question`, after the large model has answered that with a digit. See post_hoc.py.
+    """
 
     @property
     def only(self) -> Model | None:
@@ -116,17 +144,23 @@ SIGNALS = {
 class GlimpRouter:
     """The large model writes a step whose first token the small model is unsure of.
 
+    With `large_fraction` the threshold follows the answer: a step is large if its signal is among that fraction of the
+    largest ones so far, itself included. So a route depends on nothing but the answer's own earlier glimpses.
+
     Units:  threshold in nats for the entropies, else in [0, 1]; inf routes every step small, 0 every step large.
-    Raises: ConfigError on an unknown signal or a threshold that is negative or NaN.
+    Raises: ConfigError on an unknown signal, a threshold that is negative or NaN, a fraction outside 0 to 1.
     Source: arXiv 2601.05110, section 3; `signal` for the other measures that it compares.
     """
 
     threshold: float = 1.0
     signal: str = "entropy"
+    large_fraction: float | None = None  # instead of the threshold
     only: ClassVar[Model | None] = None
 
     def __post_init__(self) -> None:
         check_number("threshold", self.threshold, 0, math.inf)
+        if self.large_fraction is not None:
+            check_number("large_fraction", self.large_fraction, 0, 1)
         if self.signal not in SIGNALS:
             raise ConfigError(f"signal is {self.signal!r}; allowed: {', '.join(SIGNALS)}")
 
@@ -137,11 +171,18 @@ class GlimpRouter:
     @property
     def small_below(self) -> float:
         """Nats of entropy that settle the route before `decide` is asked: a loop on the GPU goes on below them."""
-        return self.threshold if self.signal == "entropy" else 0.0
+        return self.threshold if self.signal == "entropy" and self.large_fraction is None else 0.0
 
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
-        uncertainty = max(SIGNALS[self.signal].measure(glimpse), 0.0)  # a rounding error is not below threshold 0
-        return Model.LARGE if uncertainty >= self.threshold else Model.SMALL
+        uncertainty = self._uncertainty(glimpse)
+        if self.large_fraction is None:
+            return Model.LARGE if uncertainty >= self.threshold else Model.SMALL
+        num_above = sum(self._uncertainty(earlier) >= uncertainty for earlier in context.glimpses)
+        num_large = math.floor(self.large_fraction * (len(context.glimpses) + 1) + 0.5)
+        return Model.LARGE if num_above < num_large else Model.SMALL
+
+    def _uncertainty(self, glimpse: Glimpse) -> float:
+        return max(SIGNALS[self.signal].measure(glimpse), 0.0)  # a rounding error is not below threshold 0
 
 
 @dataclass(frozen=True)

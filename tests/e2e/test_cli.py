@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from glimp_engine import Model
-from glimp_engine.cli import AnswerPrinter, main
+from glimp_engine.cli.main import main
+from glimp_engine.cli.show import AnswerPrinter
 from glimp_engine.kernels import native
 from glimp_engine.outputs import Phase, Step
 
@@ -31,9 +32,9 @@ def run(small_path, large_path, capsys):
 
 
 def test_an_answer_shows_who_wrote_each_step(run):
-    status, out, _ = run("--threshold", "2.2", PROMPT)
+    status, out, _ = run("--router", "glimp:2.2", PROMPT)
     assert status == 0
-    answer = json.loads(run("--threshold", "2.2", "--json", PROMPT)[1])
+    answer = json.loads(run("--router", "glimp:2.2", "--json", PROMPT)[1])
     steps = answer["outputs"][0]["steps"]
     assert {step["model"] for step in steps} == {"small", "large"}
     lines = iter(out.splitlines())
@@ -48,7 +49,7 @@ def test_an_answer_shows_who_wrote_each_step(run):
 
 
 def test_json_is_the_whole_output(run):
-    status, out, _ = run("--threshold", "2.2", "--json", PROMPT)
+    status, out, _ = run("--router", "glimp:2.2", "--json", PROMPT)
     answer = json.loads(out)
     completion, stats = answer["outputs"][0], answer["stats"]
     assert status == 0
@@ -65,10 +66,10 @@ def test_json_is_the_whole_output(run):
     [
         (["--router", "small"], {"small"}),
         (["--router", "large"], {"large"}),
-        (["--router", "random", "--rate", "1"], {"large"}),
-        (["--router", "random", "--rate", "0"], {"small"}),
-        (["--threshold", "inf"], {"small"}),
-        (["--signal", "margin", "--threshold", "0"], {"large"}),
+        (["--router", "random:1"], {"large"}),
+        (["--router", "random:0"], {"small"}),
+        (["--router", "glimp:inf"], {"small"}),
+        (["--router", "glimp:0:margin"], {"large"}),
     ],
 )
 def test_routers(run, arguments, models):
@@ -97,7 +98,7 @@ def test_raw_prompts_bypass_the_template(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold", "-1", PROMPT], "glimp: threshold is -1.0; allowed:"),
+        (["--router", "glimp:-1", PROMPT], "glimp: threshold is -1.0; allowed:"),
         (["--temperature", "nan", PROMPT], "glimp: temperature is nan"),
         (["--device", "gpu", PROMPT], "glimp: device is 'gpu'"),
         (["--dtype", "int3", PROMPT], "glimp: dtype is 'int3'"),

@@ -1,0 +1,1 @@
+"""The `glimp` command: one module for each of its commands, and what they share."""

@@ -1,0 +1,36 @@
+"""The options that say which pair of models runs, and how; and the engine that they make."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glimp_engine.engine import Engine
+
+__all__ = ["add_engine_options", "make_engine"]
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the pair's options to a command."""
+    parser.add_argument("--small", required=True, help="directory, .gguf file or hub id of the small model")
+    parser.add_argument("--large", help="... of the large model; without one the small model writes everything")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--ops", default="auto")
+    parser.add_argument("--quantization", help="int8 or int4: quantise float weights when they are loaded")
+    parser.add_argument("--num-threads", type=int, help="of the native ops; PyTorch's number if it isn't given")
+
+
+def make_engine(options: argparse.Namespace, **more: Any) -> "Engine":
+    """The engine of the options, and of what a command asks for besides."""
+    from glimp_engine.engine import Engine  # torch and transformers take seconds to import
+
+    return Engine(
+        options.small,
+        options.large,
+        device=options.device,
+        dtype=options.dtype,
+        ops=options.ops,
+        quantization=options.quantization,
+        num_threads=options.num_threads,
+        **more,
+    )

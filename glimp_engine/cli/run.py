@@ -1,0 +1,78 @@
+"""`glimp run`: one answer by two models."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from glimp_engine.cli.engine_options import add_engine_options, make_engine
+from glimp_engine.cli.show import show, show_summary
+from glimp_engine.outputs import Event, Finish, RequestOutput
+from glimp_engine.router_specs import ROUTER_SPECS, parse_router
+from glimp_engine.routers import SmallOnly
+from glimp_engine.sampling import RoutingParams, SamplingParams
+
+if TYPE_CHECKING:
+    from glimp_engine.engine import Engine
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `glimp run`."""
+    run = commands.add_parser("run", help="answer one prompt", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    run.set_defaults(command=command)
+    run.add_argument("prompt", nargs="?", help="read from stdin if it isn't given")
+    add_engine_options(run)
+    run.add_argument("--router", default="glimp:1.0", help=ROUTER_SPECS)
+    run.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
+    run.add_argument("--temperature", type=float, default=0.0)
+    run.add_argument("--top-p", type=float, default=1.0)
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--max-tokens", type=int, help="of the whole output; the paper's budgets if it isn't given")
+    run.add_argument("--raw", action="store_true", help="don't put the prompt into the model's chat template")
+    run.add_argument("--json", action="store_true", help="print the finished output as JSON instead")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Stream one answer, then sum up."""
+    text = sys.stdin.read().strip() if options.prompt is None else options.prompt
+    prompt = text if options.raw else [{"role": "user", "content": text}]
+    sampling = SamplingParams(
+        temperature=options.temperature, top_p=options.top_p, seed=options.seed, max_tokens=options.max_tokens
+    )
+    router = SmallOnly() if options.large is None else parse_router(options.router, options.seed)
+    routing = RoutingParams(router=router, answer_model=options.answer_model)
+    engine = make_engine(options)
+    began = time.perf_counter()
+    events = engine.stream(prompt, sampling, routing)
+    if options.json:
+        output = last_output(events)
+        print(json.dumps(as_json(output, engine, time.perf_counter() - began), indent=2))
+    else:
+        output = show(events, Console(highlight=False))
+        show_summary(output, engine.stats(), time.perf_counter() - began, Console())
+    return 1 if output.error else 0
+
+
+def last_output(events: Iterator[Event]) -> RequestOutput:
+    """The output that the last event brings."""
+    *_, last = events
+    assert isinstance(last, Finish)
+    assert last.output is not None
+    return last.output
+
+
+def as_json(output: RequestOutput, engine: "Engine", seconds: float) -> dict[str, Any]:
+    """The output and the counters as plain values; models by name."""
+    plain = asdict(output)
+    for completion in plain["outputs"]:
+        for step in completion["steps"]:
+            step["model"] = str(step["model"])
+            step["text"] = completion["text"][step["text_start"] : step["text_end"]]
+    return {**plain, "seconds": seconds, "stats": asdict(engine.stats())}
