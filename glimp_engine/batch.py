@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glimp_engine.drafts import NUM_SCORE_LOGPROBS
 from glimp_engine.kernels import Attention, Sampling
 from glimp_engine.routers import Model
 from glimp_engine.scheduler import Plan, Work
@@ -21,6 +22,7 @@ class Row:
 
     sequence: Sequence
     sequence_index: int  # more than the sequence's own where its forks are about to be born
+    num_after: int = 0  # tokens of the stream that stand behind the place it's sampled for
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
     for work in plan.work:
         num_tokens += work.end - work.start
         if work.is_last:
-            indices = range(work.sequence.index, work.sequence.index + 1 + work.sequence.num_unborn)
-            rows += [Row(work.sequence, index) for index in indices]
-            logit_rows += [num_tokens - 1] * len(indices)
+            own = [Row(work.sequence, index, n) for index, n in work.sequence.rows_to_sample(work.start)]
+            rows += own
+            logit_rows += [num_tokens - 1 - row.num_after for row in own]
     ids = [t for work in plan.work for t in work.sequence.streams.ids_for(plan.model, work.start, work.end)]
     return Batch(
         token_ids=column(ids, np.int64),
@@ -91,9 +93,12 @@ def column(values: list[int] | list[float] | list[list[int]], dtype: type[np.gen
 
 def num_top_logprobs(sequence: Sequence) -> int:
     """How many log-probabilities the sequence's next row is asked for, by its router or by its user."""
+    routing, num_asked = sequence.request.routing, sequence.request.sampling.logprobs or 0
+    if sequence.awaits_score:
+        return NUM_SCORE_LOGPROBS
     if sequence.awaits_glimpse:
-        return max(sequence.request.routing.router.num_top_logprobs, sequence.request.sampling.logprobs or 0)
-    return sequence.request.sampling.logprobs or 0
+        return max(routing.router.num_top_logprobs, routing.glimpse_logprobs, num_asked)
+    return num_asked
 
 
 def build_attention(work: list[Work], page_size: int) -> Attention:
@@ -119,7 +124,7 @@ def build_attention(work: list[Work], page_size: int) -> Attention:
 
 def positions(rows: list[Row]) -> list[int]:
     """Where the rows' sampled tokens will stand."""
-    return [len(row.sequence.stream) for row in rows]
+    return [len(row.sequence.stream) - row.num_after for row in rows]
 
 
 def build_sampling(rows: list[Row], model: Model) -> Sampling:

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Callable, Sequence
+from typing import Any
 
 __all__ = ["Detokenizer", "StopStrings"]
 
@@ -25,6 +26,14 @@ class Detokenizer:
     def flush(self) -> str:
         """What still waits: U+FFFD if the last character is cut short, else nothing."""
         return self._decoder.decode(b"", final=True)
+
+    def mark(self) -> Any:
+        """Where it stands, for `take_back`."""
+        return self._decoder.getstate()
+
+    def take_back(self, mark: Any) -> None:
+        """Forget the tokens since the mark."""
+        self._decoder.setstate(mark)
 
 
 class StopStrings:
@@ -57,6 +66,14 @@ class StopStrings:
         """The text held back for a stop that never came."""
         held, self._held = self._held, ""
         return held
+
+    def mark(self) -> tuple[str | None, str]:
+        """Where it stands, for `take_back`."""
+        return self.matched, self._held
+
+    def take_back(self, mark: tuple[str | None, str]) -> None:
+        """Forget the text since the mark."""
+        self.matched, self._held = mark
 
     def _len_to_hold(self, text: str) -> int:
         """Length of the longest end of the text that begins a stop string."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 from tqdm import tqdm
@@ -26,10 +27,11 @@ from glimp_engine.meter import Meter
 from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Stats
 from glimp_engine.pages import PagePool
 from glimp_engine.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
-from glimp_engine.routers import Glimpse, Model, SmallOnly
+from glimp_engine.request import Request
+from glimp_engine.routers import Model, SmallOnly
 from glimp_engine.sampling import RoutingParams, SamplingParams
 from glimp_engine.scheduler import Plan, Scheduler
-from glimp_engine.sequence import Request, Sequence
+from glimp_engine.sequence import Sequence
 from glimp_engine.transcript import SampledToken
 
 __all__ = ["Engine"]
@@ -283,7 +285,7 @@ class Engine:
         by_sequence = groupby(zip(started.rows, rows, strict=True), key=lambda pair: pair[0].sequence)
         for sequence, pairs in by_sequence:
             if sequence.finish_reason is None:  # else it was aborted meanwhile
-                events += self._take(sequence, [row for _, row in pairs], now)
+                events += self._take(sequence, list(pairs), now)
         return events + self._start_ahead()
 
     def _start(self, plan: Plan) -> "Started":
@@ -307,32 +309,37 @@ class Engine:
             return self._fail(plan, f"{type(error).__name__}: {error}")
         return []
 
-    def _take(self, sequence: Sequence, rows: list[SampledToken], now: float) -> list[Event]:
-        """What follows from a sequence's sampled row, or rows where its forks are about to be born."""
-        row = rows[0]
-        if row.entropy != row.entropy:
+    def _take(self, sequence: Sequence, pairs: list[tuple[Row, SampledToken]], now: float) -> list[Event]:
+        """What follows from what was sampled for a sequence, and for its forks where they are about to be born."""
+        sampled = pairs[0][1]
+        if any(each.entropy != each.entropy for _, each in pairs):
             return self._retire(sequence, sequence.fail(f"the {sequence.model} model's logits are not numbers", now))
+        if sequence.awaits_score:
+            samples = {row.num_after: sampled for row, sampled in pairs}
+            return self._follow(sequence, lambda: sequence.take_score(samples, now), now)
         events: list[Event] = []
         if sequence.awaits_glimpse:
             self._meter.count_glimpse(sequence)
-            top = tuple(logprob for _, logprob in row.top_logprobs)
-            try:
-                events += sequence.take_glimpse(Glimpse(row.entropy, row.token_id, row.logprob, top))
-            except Exception as error:  # a router may be the user's own
-                log.exception("the router of request %s failed", sequence.request.request_id)
-                return self._retire(sequence, sequence.fail(f"router: {type(error).__name__}: {error}", now))
-            if sequence.model is not Model.SMALL:
+            events += self._follow(sequence, lambda: sequence.take_glimpse(sampled), now)
+            if sequence.finish_reason is not None or sequence.model is not Model.SMALL:
                 return events
         family = [sequence]
-        for index in range(1, len(rows)):
+        for index in range(1, len(pairs)):
             child = sequence.fork(index, self._pool, now)
             self._scheduler.add(child)
             self._live[sequence.request.request_id].append(child)
             family.append(child)
-        for member, sampled in zip(family, rows, strict=True):
-            written = member.write(sampled, now)
-            events += written if member.finish_reason is None else self._retire(member, written)
+        for member, (_, own) in zip(family, pairs, strict=True):
+            events += self._follow(member, partial(member.write, own, now), now)
         return events
+
+    def _follow(self, sequence: Sequence, take: Callable[[], list[Event]], now: float) -> list[Event]:
+        """Let a sequence take what was sampled for it, and retire it if that, or its router's failure, ends it."""
+        try:
+            events = take()
+        except RequestError as error:
+            events = sequence.fail(str(error), now)
+        return events if sequence.finish_reason is None else self._retire(sequence, events)
 
     def _retire(self, sequence: Sequence, events: list[Event]) -> list[Event]:
         """Take a finished sequence out of the engine; the last one of a request brings its output."""

@@ -44,15 +44,18 @@ class Meter:
                 self._stats.hand_overs += event.is_hand_over
             elif isinstance(event, StepEnd):
                 self.of(event.step.model).steps_written += 1
+                self._stats.small.redone_tokens += event.step.num_redone_tokens
             elif isinstance(event, Finish):
                 self._stats.num_finished += event.output is not None
 
     def _count_tokens(self, stats: ModelStats, model: Model, work: Work) -> None:
         sequence, stream = work.sequence, work.sequence.stream
         num_prompt = max(0, min(work.end, stream.num_prompt_tokens) - work.start)
-        num_others = work.end - work.start - num_prompt
+        num_question = max(0, work.end - max(work.start, len(stream) - sequence.num_question_tokens))
+        num_others = work.end - work.start - num_prompt - num_question
         wrote_last = work.is_last and sequence.last_writer is model and num_others > 0
         stats.prompt_tokens += num_prompt
+        stats.question_tokens += num_question
         stats.decode_tokens += wrote_last
         stats.catch_up_tokens += num_others - wrote_last
         stats.recomputed_tokens += max(0, min(work.end, sequence.num_seen[model]) - work.start)

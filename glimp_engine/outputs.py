@@ -61,6 +61,11 @@ class Step:
     token_end: int = 0
     text_end: int = 0
     seconds: float = 0.0  # wall clock since the end of the step before, so with glimpse, catch-up and waiting
+    first_tokens: list[tuple[int, float]] = field(default_factory=list)  # the glimpse's (id, logprob), descending
+    mean_entropy: float = 0.0  # nats, of the distributions that its writer drew it from
+    mean_logprob: float = 0.0  # nats, of its tokens under these
+    num_redone_tokens: int = 0  # of the small model's draft that was taken back before
+    score: float | None = None  # of the draft, 0 to 9, by the large model
 
     @property
     def num_tokens(self) -> int:
@@ -147,9 +152,11 @@ class ModelStats:
     seconds: float = 0.0
     prompt_tokens: int = 0  # run as part of a prompt
     catch_up_tokens: int = 0  # run over what the other model wrote
+    question_tokens: int = 0  # run over questions about a draft
     decode_tokens: int = 0  # run over what it wrote itself, one at a time
     recomputed_tokens: int = 0  # of all these: run again after a preemption
     tokens_written: int = 0
+    redone_tokens: int = 0  # written as a draft and taken back
     steps_written: int = 0
 
 

@@ -51,6 +51,7 @@ class PagePool:
         self._content: dict[int, Content] = {}
         self._by_key: dict[bytes, int] = {}
         self._by_parent: dict[tuple[bytes, int], list[int]] = {}  # (parent's key, first token) -> pages
+        self._copies: list[PageCopy] = []  # that truncated tables wait for
 
     @property
     def num_free(self) -> int:
@@ -96,11 +97,34 @@ class PagePool:
 
     def publish(self, page: int, content: Content) -> None:
         """Let other tables find the page; of two sealed pages with one key the first one stays the known one."""
-        self._unpublish(page)
+        self.unpublish(page)
         if content.key is not None and self._by_key.setdefault(content.key, page) != page:
             return
         self._content[page] = content
         self._by_parent.setdefault((content.parent, content.tokens[0]), []).append(page)
+
+    def unpublish(self, page: int) -> None:
+        """Let no table find the page any more."""
+        content = self._content.pop(page, None)
+        if content is None:
+            return
+        siblings = self._by_parent[content.parent, content.tokens[0]]
+        siblings.remove(page)
+        if not siblings:
+            del self._by_parent[content.parent, content.tokens[0]]
+        if content.key is not None:
+            del self._by_key[content.key]
+
+    def copy(self, source: int, target: int) -> None:
+        """Have a page copied before the next forward; `target` is then as full as `source`."""
+        self._copies.append(PageCopy(source, target))
+        for marks in self.filled:
+            marks[target] = marks[source]
+
+    def collect_copies(self) -> list[PageCopy]:
+        """The copies that have been asked for since the last call, in their order."""
+        copies, self._copies = self._copies, []
+        return copies
 
     def find(self, key: bytes) -> int | None:
         """The sealed page with this key, used or cached."""
@@ -126,25 +150,14 @@ class PagePool:
         assert all(page in self._content for page in self._cached)
 
     def _discard(self, page: int) -> None:
-        self._unpublish(page)
+        self.unpublish(page)
         for marks in self.filled:
             marks[page] = 0
         self._free.append(page)
 
-    def _unpublish(self, page: int) -> None:
-        content = self._content.pop(page, None)
-        if content is None:
-            return
-        siblings = self._by_parent[content.parent, content.tokens[0]]
-        siblings.remove(page)
-        if not siblings:
-            del self._by_parent[content.parent, content.tokens[0]]
-        if content.key is not None:
-            del self._by_key[content.key]
-
 
 class PageTable:
-    """The pages of one token stream. The caller keeps the tokens, which only grow, and passes them in."""
+    """The pages of one token stream. The caller keeps the tokens, which only grow but for `truncate`."""
 
     def __init__(self, pool: PagePool, vocabulary: bytes) -> None:
         self.pool = pool
@@ -224,6 +237,27 @@ class PageTable:
             filled[self.pages[i]] = min(filled[self.pages[i]], max(start - i * size, 0))
         self.pool.num_unfills += 1
 
+    def truncate(self, tokens: Sequence[int], num_tokens: int) -> None:
+        """Keep the first num_tokens of the tokens, and what each model has seen of them.
+
+        The page that's cut may be shared: then a copy goes on in its place. If there is no page for that, all are
+        given back, as at a preemption.
+        """
+        self._seal(tokens)  # so that what is dropped may be found again
+        size, num_full = self.pool.page_size, num_tokens // self.pool.page_size
+        for page in reversed(self.pages[-(-num_tokens // size) :]):
+            self.pool.release(page)
+        del self.pages[-(-num_tokens // size) :]
+        if num_full < len(self.pages) and not self._own(num_full):
+            self.pool.release(self.pages.pop())
+            self.release(tokens[: num_full * size])
+        del self._keys[num_full:]
+        self._num_sealed = min(self._num_sealed, num_full)
+        self._cursor = [min(cursor, num_tokens) for cursor in self._cursor]
+        if num_full < len(self.pages):
+            for marks in self.pool.filled:
+                marks[self.pages[num_full]] = min(marks[self.pages[num_full]], num_tokens % size)
+
     def release(self, tokens: Sequence[int]) -> None:
         """Give all pages back. What is filled stays cached while it can, the beginning of the stream longest."""
         self._seal(tokens)
@@ -233,6 +267,19 @@ class PageTable:
         self.pages = []
         self.is_attached = False
         self._cursor = [0] * len(self._cursor)
+
+    def _own(self, i: int) -> bool:
+        """Make page i one that no other table has or can find; False if that takes a page and there is none."""
+        page = self.pages[i]
+        if self.pool.references[page] == 1:
+            self.pool.unpublish(page)
+            return True
+        if not self.pool.num_available:
+            return False
+        self.pages[i] = self.pool.take()
+        self.pool.copy(page, self.pages[i])
+        self.pool.release(page)
+        return True
 
     def _match(self, tokens: Sequence[int]) -> list[int]:
         self._extend_keys(tokens)

@@ -78,7 +78,7 @@ class Scheduler:
             work = self._batch(model)
             if work:
                 self._served[model] += self._forward_bytes[model]
-                return Plan(model, work, copies)
+                return Plan(model, work, self.pool.collect_copies() + copies)
         assert not copies, "a copy was planned and never made"
         return None
 

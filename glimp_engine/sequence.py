@@ -6,47 +6,25 @@
 runs it, then calls `take_glimpse` or `write` with what was sampled, and gets the events back.
 """
 
+import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeVar
 
 from glimp_engine.boundaries import Boundary
+from glimp_engine.drafts import OpenDraft, encode_question, read_score
+from glimp_engine.errors import RequestError
 from glimp_engine.outputs import CompletionOutput, Event, FinishReason, Phase, Step, StepEnd, StepStart, Token
 from glimp_engine.pages import PagePool
-from glimp_engine.routers import Glimpse, Model, RouteContext
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.request import Request
+from glimp_engine.routers import Draft, Glimpse, Model, RouteContext, Verdict
 from glimp_engine.streams import Streams, TokenStream
 from glimp_engine.transcript import SampledToken, Transcript, Voice
 
-__all__ = ["Request", "Sequence"]
+__all__ = ["Sequence"]
 
-DEFAULT_ANSWER_TOKENS = 2048  # arXiv 2601.05110
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt and its sampling and routing parameters, checked."""
-
-    request_id: str
-    arrival: int  # how many requests came before it
-    prompt: str | None
-    prompt_token_ids: list[int]
-    sampling: SamplingParams
-    routing: RoutingParams
-    seed: int
-    is_thinking: bool  # the prompt ends inside <think>
-    max_model_len: int
-
-    @property
-    def max_answer_tokens(self) -> int:
-        return self.routing.max_answer_tokens or self.sampling.max_tokens or DEFAULT_ANSWER_TOKENS
-
-    @property
-    def answer_model(self) -> Model | None:
-        """The model that writes what follows </think> as one step; None if that too is routed."""
-        only = self.routing.router.only
-        if only is not None or not self.is_thinking or self.routing.answer_model == "routed":
-            return None
-        return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Sequence:
@@ -58,6 +36,8 @@ class Sequence:
         self.streams = streams
         self.model = Model.SMALL
         self.awaits_glimpse = False
+        self.awaits_score = False  # the stream then ends with a question about the draft, to the large model
+        self.num_question_tokens = 0
         self.num_unborn = request.sampling.n - 1 if index == 0 else 0  # sequences to be forked at the first token
         self.last_writer: Model | None = None  # of the last token
         self.num_seen = [0, 0]  # [model]: positions it had seen before the pages were given back
@@ -73,6 +53,10 @@ class Sequence:
         self._thinking_finish_reason: FinishReason | None = None
         self._step_is_open = False
         self._step_began = now
+        self._glimpses: list[Glimpse] = []
+        self._sums = [0.0, 0.0]  # over the tokens of the open step: nats of entropy, log-probabilities
+        self._draft: OpenDraft | None = None
+        self._large_choices: dict[int, SampledToken] = {}  # position -> what the large model would have written there
 
     @property
     def stream(self) -> TokenStream:
@@ -95,39 +79,82 @@ class Sequence:
         """Nats below which a glimpse certainly leaves the next step to the small model."""
         return getattr(self.request.routing.router, "small_below", 0.0) if self.is_glimpsed_next else math.inf
 
+    def rows_to_sample(self, start: int) -> list[tuple[int, int]]:
+        """(sequence index, tokens of the stream behind its place) of each row of a forward from `start` to the end.
+
+        A question's forward samples too what the large model would write in the draft's place, and after the draft:
+        if a step is taken back, the one that replaces it begins with that, and no position has to be run again.
+        """
+        if not self.awaits_score:
+            return [(self.index + i, 0) for i in range(1 + self.num_unborn)]
+        assert self._draft is not None
+        end = len(self.stream)
+        if self.request.sampling.has_penalties:  # they would count the draft and the question
+            return [(self.index, 0)]
+        places = (self._draft.stream_lens[-1], end - self.num_question_tokens)
+        return [(self.index, 0), *((self.index, end - place) for place in places if place > start)]
+
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
         return self._begin_step()
 
-    def take_glimpse(self, glimpse: Glimpse) -> list[Event]:
-        """Let the router decide who writes the step that the small model has just been glimpsed for."""
+    def take_glimpse(self, sampled: SampledToken) -> list[Event]:
+        """Let the router decide who writes the step that the small model has just been glimpsed for.
+
+        Raises: RequestError when the router does.
+        """
         self.awaits_glimpse = False
-        context = RouteContext(self.request.seed, self.index, len(self.steps))
-        return self._open_step(Model(self.request.routing.router.decide(glimpse, context)), glimpse.entropy)
+        top = tuple(logprob for _, logprob in sampled.top_logprobs)
+        glimpse = Glimpse(sampled.entropy, sampled.token_id, sampled.logprob, top)
+        context = RouteContext(self.request.seed, self.index, len(self.steps), self._glimpses)
+        model = self._ask(lambda: Model(self.request.routing.router.decide(glimpse, context)))
+        self._glimpses.append(glimpse)
+        first_tokens = sampled.top_logprobs[: self.request.routing.glimpse_logprobs]
+        return self._open_step(model, glimpse.entropy, first_tokens)
+
+    def take_score(self, samples: dict[int, SampledToken], now: float) -> list[Event]:
+        """Take the question back, and let the router judge the draft by the answer.
+
+        `samples` has, by how many tokens stand behind its place, what was sampled of each of `rows_to_sample`.
+
+        Raises: RequestError when the router does.
+        """
+        end = len(self.stream)
+        self._large_choices.update({end - num_after: sampled for num_after, sampled in samples.items() if num_after})
+        self.awaits_score = False
+        self._cut_streams(lambda: self.stream.truncate(end - self.num_question_tokens))
+        self.num_question_tokens = 0
+        self._run_next(Model.SMALL)
+        return self._judge(read_score(self._voices[Model.LARGE].text, samples[0]), now)
 
     def write(self, sampled: SampledToken, now: float) -> list[Event]:
-        """Append a token that `model` has written, and follow what it completes."""
+        """Append a token that `model` has written, and follow what it completes; of a draft nothing is told yet.
+
+        Raises: RequestError when the router fails to judge the draft that is now complete.
+        """
         self.num_unborn = 0
         self.last_writer = self.model
         self.streams.write(self.model, sampled.token_id)
         text, boundary = self.transcript.write(self.model, sampled)
         self._mark_written()
+        self._sums = [self._sums[0] + sampled.entropy, self._sums[1] + sampled.logprob]
         events: list[Event] = [self._token(self.model, sampled.token_id, text, sampled.logprob)]
         if self.phase is Phase.THINKING:
             self._num_thinking_tokens += 1
-        if boundary is Boundary.END or self.transcript.matched_stop is not None:
-            return events + self.finish(FinishReason.STOP, now)
-        if self._is_out_of_room():
-            return events + self.finish(FinishReason.LENGTH, now)
-        return events + self._follow(boundary, now)
+        if self._draft is None:
+            return events + self._follow(boundary, now)
+        self._draft.events += events
+        self._draft.boundary = boundary
+        return self._end_draft(now) if self._ends_step(boundary) else []
 
     def finish(self, reason: FinishReason, now: float) -> list[Event]:
         """End the sequence; what has been written so far is its output."""
+        events = self._keep_draft()
         self.finish_reason = reason
         self.held_back_text = self.transcript.finish()
         if self.phase is Phase.THINKING:
             self._thinking_finish_reason = reason
-        return self._close_step(now)
+        return events + self._close_step(now)
 
     def fail(self, error: str, now: float) -> list[Event]:
         """End the sequence with an error of its own."""
@@ -137,7 +164,8 @@ class Sequence:
     def fork(self, index: int, pool: PagePool, now: float) -> "Sequence":
         """Another sequence of the request at the same point: its first token is about to be written."""
         child = Sequence(self.request, index, self.streams.fork(pool), self._voices, now)
-        child._open_step(self.steps[0].model, self.steps[0].entropy)
+        child._glimpses = list(self._glimpses)
+        child._open_step(self.steps[0].model, self.steps[0].entropy, self.steps[0].first_tokens)
         child.num_seen = self.positions_seen()
         return child
 
@@ -184,15 +212,23 @@ class Sequence:
         self._run_next(Model.SMALL)
         return []
 
-    def _open_step(self, model: Model, entropy: float | None) -> list[Event]:
+    def _open_step(
+        self, model: Model, entropy: float | None, first_tokens: list[tuple[int, float]] | None = None
+    ) -> list[Event]:
         is_hand_over = self.last_writer not in (None, model)
         self._run_next(model)
         token_start, text_start = len(self.transcript.token_ids), len(self.transcript.raw_text)
         step = Step(len(self.steps), self.phase, model, entropy, token_start, text_start)
+        step.first_tokens = first_tokens or []
+        events: list[Event] = [StepStart(self.request.request_id, self.index, step, is_hand_over)]
+        if model is Model.SMALL and entropy is not None and self.request.review is not None:
+            self._begin_draft(events)
+            events = []
         self.steps.append(step)
         self.transcript.start_step()
         self._step_is_open = True
-        return [StepStart(self.request.request_id, self.index, step, is_hand_over)]
+        self._sums = [0.0, 0.0]
+        return events
 
     def _close_step(self, now: float) -> list[Event]:
         if not self._step_is_open:
@@ -201,6 +237,7 @@ class Sequence:
         step = self.steps[-1]
         step.token_end, step.text_end = len(self.transcript.token_ids), len(self.transcript.raw_text)
         step.seconds, self._step_began = now - self._step_began, now
+        step.mean_entropy, step.mean_logprob = (total / max(step.num_tokens, 1) for total in self._sums)
         return [StepEnd(self.request.request_id, self.index, step)]
 
     def _run_next(self, model: Model) -> None:
@@ -210,21 +247,117 @@ class Sequence:
         self.model = model
         self.streams.carry(model, self.transcript.token_ids, self.transcript.raw_text)
 
-    # What follows a token that doesn't end the sequence.
+    # A draft: begun with a step that may be taken back, ended with it, then judged, and kept or taken back.
+
+    def _begin_draft(self, events: list[Event]) -> None:
+        for model in Model:  # so that both streams end where the draft begins
+            self.streams.carry(model, self.transcript.token_ids, self.transcript.raw_text)
+        self._draft = OpenDraft(
+            transcript=self.transcript.mark(),
+            stream_lens=self.streams.lengths(),
+            num_thinking_tokens=self._num_thinking_tokens,
+            last_writer=self.last_writer,
+            events=events,
+        )
+
+    def _end_draft(self, now: float) -> list[Event]:
+        assert self._draft is not None
+        question, boundary = self.request.question, self._draft.boundary
+        if self._is_out_of_room():  # a draft that a limit cuts is kept: nothing would follow it
+            return self._keep_draft() + self._follow(boundary, now)
+        if question is None:
+            return self._judge(None, now)
+        self._run_next(Model.LARGE)
+        question_ids = encode_question(question, self._voices[Model.LARGE].text, self.streams)
+        if len(self.stream) + len(question_ids) > self.request.max_model_len:
+            self._run_next(Model.SMALL)
+            return self._keep_draft() + self._follow(boundary, now)
+        for token_id in question_ids:
+            self.streams.write(Model.LARGE, token_id)
+        self.num_question_tokens = len(question_ids)
+        self.awaits_score = True
+        return []
+
+    def _judge(self, score: float | None, now: float) -> list[Event]:
+        review = self.request.review
+        assert self._draft is not None
+        assert review is not None
+        step, num_tokens = self.steps[-1], len(self.transcript.token_ids) - self.steps[-1].token_start
+        entropy, logprob = (total / num_tokens for total in self._sums)
+        draft = Draft(num_tokens, entropy, logprob, score)
+        step.score = score
+        if self._ask(lambda: Verdict(review(draft))) is Verdict.ACCEPT:
+            boundary = self._draft.boundary
+            return self._keep_draft() + self._follow(boundary, now)
+        self._take_draft_back()
+        events = self._open_step(Model.LARGE, step.entropy, step.first_tokens)
+        self.steps[-1].num_redone_tokens, self.steps[-1].score = num_tokens, score
+        choice = self._large_choices.get(len(self.stream))
+        self._large_choices.clear()
+        if choice is not None:
+            return events + self.write(choice, now)
+        if not self.num_unseen:  # its logits are gone, so the last token has to be run once more
+            self.stream.table.unfill(Model.LARGE, len(self.stream) - 1, len(self.stream))
+        return events
+
+    def _keep_draft(self) -> list[Event]:
+        events = [] if self._draft is None else self._draft.events
+        self._draft = None
+        return events
+
+    def _take_draft_back(self) -> None:
+        draft, self._draft = self._draft, None
+        assert draft is not None
+        written = draft.transcript
+        self.transcript.take_back(written)
+        self._cut_streams(lambda: self.streams.take_back(draft.stream_lens, written.num_tokens, written.num_chars))
+        self._num_thinking_tokens = draft.num_thinking_tokens
+        self.last_writer = draft.last_writer
+        self.steps.pop()
+
+    def _cut_streams(self, cut: Callable[[], None]) -> None:
+        seen = self.positions_seen()
+        cut()
+        self.num_seen = [min(seen[model], len(self.streams.of(model))) for model in Model]
+
+    def _ask(self, router: Callable[[], T]) -> T:
+        try:
+            return router()
+        except Exception as error:  # a router may be the user's own
+            log.exception("the router of request %s failed", self.request.request_id)
+            raise RequestError(f"router: {type(error).__name__}: {error}") from error
+
+    # What follows a token.
+
+    def _ends_step(self, boundary: Boundary) -> bool:
+        """Whether a routed step ends with the token that has just been written."""
+        num_tokens = len(self.transcript.token_ids) - self.steps[-1].token_start
+        return (
+            boundary is not Boundary.NONE
+            or self.transcript.matched_stop is not None
+            or num_tokens >= self.request.routing.max_step_tokens
+            or self._is_thinking_budget_spent()
+            or self._is_out_of_room()
+        )
+
+    def _is_thinking_budget_spent(self) -> bool:
+        return self.phase is Phase.THINKING and self._num_thinking_tokens >= self.request.routing.max_thinking_tokens
 
     def _follow(self, boundary: Boundary, now: float) -> list[Event]:
-        routing = self.request.routing
+        if boundary is Boundary.END or self.transcript.matched_stop is not None:
+            return self.finish(FinishReason.STOP, now)
+        if self._is_out_of_room():
+            return self.finish(FinishReason.LENGTH, now)
         if self.phase is Phase.THINKING:
             if boundary is Boundary.END_OF_THINKING:
                 return self._end_thinking(FinishReason.STOP, now)
-            if self._num_thinking_tokens >= routing.max_thinking_tokens:
+            if self._is_thinking_budget_spent():
                 return self._force_end_of_thinking(FinishReason.THINKING_BUDGET, now)
         elif self.request.answer_model is not None:
             return []  # an answer by one model is one step
-        num_tokens = len(self.transcript.token_ids) - self.steps[-1].token_start
-        if boundary is Boundary.NONE and num_tokens < routing.max_step_tokens:
+        if not self._ends_step(boundary):
             return []
-        if routing.stop_repeated_steps and self._repeats_itself():
+        if self.request.routing.stop_repeated_steps and self.transcript.repeats_itself(self.steps):
             if self.phase is Phase.THINKING:
                 return self._force_end_of_thinking(FinishReason.REPEATED_STEP, now)
             return self.finish(FinishReason.REPEATED_STEP, now)
@@ -264,13 +397,6 @@ class Sequence:
             or num_answer_tokens >= self.request.max_answer_tokens
             or len(self.stream) >= self.request.max_model_len
         )
-
-    def _repeats_itself(self) -> bool:
-        """Whether the open step equals the one before, or the last four alternate."""
-        text = self.transcript.raw_text
-        steps = [step for step in self.steps[-4:] if step.phase is self.phase]
-        *before, now = [text[step.text_start : step.text_end or None].strip() for step in steps]
-        return before[-1:] == [now] or (len(before) == 3 and before[1] == now and before[0] == before[2])
 
     def _mark_written(self) -> None:
         assert self.last_writer is not None

@@ -58,6 +58,13 @@ class TokenStream:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def truncate(self, num_tokens: int) -> None:
+        """Keep the first num_tokens tokens, and what either model has seen of them."""
+        self.table.truncate(self.tokens, num_tokens)
+        del self.tokens[num_tokens:]
+        self._counts.clear()
+        self._num_counted = self.num_prompt_tokens
+
     def counts(self) -> Counter[int]:
         """How often each token stands in the stream after the prompt; the prompt's other tokens have 0."""
         if not self._counts:
@@ -101,6 +108,11 @@ class Streams:
             token_id = self._dictionary.map_ids([token_id], stream.vocabulary)[0]
         stream.tokens.append(token_id)
 
+    def has_words_for(self, model: Model, token_ids: list[int]) -> bool:
+        """Whether the model's stream can hold these ids of its own."""
+        vocabulary = self._of[model].vocabulary
+        return vocabulary is model or -1 not in self._dictionary.map_ids(token_ids, vocabulary)
+
     def carry(self, model: Model, output_ids: list[int], text: str) -> None:
         """Bring the model's stream up to date with all that has been written so far."""
         if self.is_shared:
@@ -114,6 +126,17 @@ class Streams:
     def mark_carried(self, model: Model, num_tokens: int, num_chars: int) -> None:
         """The model has written the output up to here itself."""
         self._num_carried[model], self._chars_carried[model] = num_tokens, num_chars
+
+    def lengths(self) -> list[int]:
+        """Of each distinct stream, for `take_back`."""
+        return [len(stream) for stream in self.distinct()]
+
+    def take_back(self, lengths: list[int], num_tokens: int, num_chars: int) -> None:
+        """Cut the streams to these lengths, which they had when both held exactly that much of the output."""
+        for stream, length in zip(self.distinct(), lengths, strict=True):
+            stream.truncate(length)
+        for model in Model:
+            self.mark_carried(model, num_tokens, num_chars)
 
     def fork(self, pool: PagePool) -> "Streams":
         """The same tokens with page tables of their own, which find the shared pages in the prefix cache."""

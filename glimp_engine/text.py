@@ -113,6 +113,23 @@ class Text:
         self._backend.encode_special_tokens = False
         return self._backend.encode(self._open_thinking(str(rendered)), add_special_tokens=False).ids
 
+    def encode_question(self, question: str, as_turn: bool) -> list[int]:
+        """What asks the model for a score in the middle of its answer, up to where the digit comes.
+
+        With as_turn it's a turn of the user's, if the model has a chat template; else there is nothing special in it.
+        """
+        turn, mark = f"\n\n{question}\n", "(here the answer ends)"
+        if as_turn and self._chat.chat_template:
+            messages = [("user", "?"), ("assistant", mark), ("user", question)]
+            rendered = self._chat.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+            turn = str(rendered).rpartition(mark)[2]
+        self._backend.encode_special_tokens = False
+        return self._backend.encode(turn + "Score:\n", add_special_tokens=False).ids  # then a digit is one token
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
         detokenizer = self.detokenizer()

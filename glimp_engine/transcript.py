@@ -1,14 +1,15 @@
 """What a sequence has written: ids, log-probabilities and text, and where a boundary or a stop string completes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from glimp_engine.boundaries import Boundary, BoundaryTable
 from glimp_engine.detokenize import StopStrings
-from glimp_engine.outputs import Logprob
+from glimp_engine.outputs import Logprob, Step
 from glimp_engine.routers import Model
 from glimp_engine.text import Text
 
-__all__ = ["SampledToken", "Transcript", "Voice"]
+__all__ = ["SampledToken", "Transcript", "TranscriptMark", "Voice"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,20 @@ class SampledToken:
         logprobs = {token_id: Logprob(logprob, rank) for rank, (token_id, logprob) in top}
         logprobs.setdefault(self.token_id, Logprob(self.logprob))
         return logprobs
+
+
+@dataclass(frozen=True)
+class TranscriptMark:
+    """How much of a transcript there was at some time, and in which state."""
+
+    num_tokens: int
+    num_chars: int
+    num_chars_shown: int
+    cumulative_logprob: float
+    boundary_state: int
+    writer: Model
+    stop_strings: tuple[str | None, str]
+    detokenizers: list[Any]
 
 
 class Transcript:
@@ -83,6 +98,12 @@ class Transcript:
         """Append a token that no model chose; the text that may now be shown comes back."""
         return self._append(model, token_id, {})
 
+    def repeats_itself(self, steps: list[Step]) -> bool:
+        """Whether the last step, complete or not, equals the one before in its phase, or the last four alternate."""
+        texts = [self.raw_text[step.text_start : step.text_end or None].strip() for step in steps[-4:]]
+        *before, now = [text for text, step in zip(texts, steps[-4:], strict=True) if step.phase is steps[-1].phase]
+        return before[-1:] == [now] or (len(before) == 3 and before[1] == now and before[0] == before[2])
+
     def flush(self) -> None:
         """Complete the raw text: a character that was never finished becomes the replacement character."""
         self.raw_text += self._detokenizers[self._writer].flush()
@@ -94,6 +115,33 @@ class Transcript:
         shown = self._stop_strings.push(self.raw_text[begin:]) + self._stop_strings.flush()
         self._num_chars_shown += len(shown)
         return shown
+
+    def mark(self) -> TranscriptMark:
+        """Where it stands, for `take_back`."""
+        return TranscriptMark(
+            num_tokens=len(self.token_ids),
+            num_chars=len(self.raw_text),
+            num_chars_shown=self._num_chars_shown,
+            cumulative_logprob=self.cumulative_logprob,
+            boundary_state=self.boundary_state,
+            writer=self._writer,
+            stop_strings=self._stop_strings.mark(),
+            detokenizers=[each.mark() for each in self._detokenizers],
+        )
+
+    def take_back(self, mark: TranscriptMark) -> None:
+        """Forget all that was written since the mark."""
+        del self.token_ids[mark.num_tokens :]
+        if self.logprobs is not None:
+            del self.logprobs[mark.num_tokens :]
+        self.raw_text = self.raw_text[: mark.num_chars]
+        self._num_chars_shown = mark.num_chars_shown
+        self.cumulative_logprob = mark.cumulative_logprob
+        self.boundary_state = mark.boundary_state
+        self._writer = mark.writer
+        self._stop_strings.take_back(mark.stop_strings)
+        for detokenizer, state in zip(self._detokenizers, mark.detokenizers, strict=True):
+            detokenizer.take_back(state)
 
     def _append(self, model: Model, token_id: int, logprobs: dict[int, Logprob]) -> str:
         begin = len(self.raw_text)

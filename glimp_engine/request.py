@@ -1,0 +1,48 @@
+"""One prompt and what is asked of it, checked: what all sequences of a request share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from glimp_engine.routers import Draft, Model, Verdict
+from glimp_engine.sampling import RoutingParams, SamplingParams
+
+__all__ = ["Request"]
+
+DEFAULT_ANSWER_TOKENS = 2048  # arXiv 2601.05110
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and its sampling and routing parameters, checked."""
+
+    request_id: str
+    arrival: int  # how many requests came before it
+    prompt: str | None
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    routing: RoutingParams
+    seed: int
+    is_thinking: bool  # the prompt ends inside <think>
+    max_model_len: int
+
+    @property
+    def max_answer_tokens(self) -> int:
+        return self.routing.max_answer_tokens or self.sampling.max_tokens or DEFAULT_ANSWER_TOKENS
+
+    @property
+    def review(self) -> Callable[[Draft], Verdict] | None:
+        """How the router judges drafts, if it does."""
+        return getattr(self.routing.router, "review", None)
+
+    @property
+    def question(self) -> str | None:
+        """What the large model is asked about a draft first."""
+        return getattr(self.routing.router, "question", None)
+
+    @property
+    def answer_model(self) -> Model | None:
+        """The model that writes what follows </think> as one step; None if that too is routed."""
+        only = self.routing.router.only
+        if only is not None or not self.is_thinking or self.routing.answer_model == "routed":
+            return None
+        return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
