@@ -17,7 +17,19 @@ from glimp_engine.outputs import (
     StepStart,
     Token,
 )
-from glimp_engine.routers import GlimpRouter, Glimpse, LargeOnly, Model, RandomRouter, RouteContext, Router, SmallOnly
+from glimp_engine.post_hoc import SpecReason, StepEntropyRouter, StepPerplexityRouter
+from glimp_engine.routers import (
+    Draft,
+    GlimpRouter,
+    Glimpse,
+    LargeOnly,
+    Model,
+    RandomRouter,
+    RouteContext,
+    Router,
+    SmallOnly,
+    Verdict,
+)
 from glimp_engine.sampling import RoutingParams, SamplingParams
 
 __all__ = [
@@ -25,6 +37,7 @@ __all__ = [
     "CheckpointError",
     "CompletionOutput",
     "ConfigError",
+    "Draft",
     "Engine",
     "Event",
     "Finish",
@@ -45,9 +58,13 @@ __all__ = [
     "RoutingParams",
     "SamplingParams",
     "SmallOnly",
+    "SpecReason",
     "Stats",
     "Step",
     "StepEnd",
+    "StepEntropyRouter",
+    "StepPerplexityRouter",
     "StepStart",
     "Token",
+    "Verdict",
 ]

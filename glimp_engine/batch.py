@@ -71,10 +71,9 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
     rows, logit_rows, num_tokens = [], [], 0
     for work in plan.work:
         num_tokens += work.end - work.start
-        if work.is_last:
-            own = [Row(work.sequence, index, n) for index, n in work.sequence.rows_to_sample(work.start)]
-            rows += own
-            logit_rows += [num_tokens - 1 - row.num_after for row in own]
+        own = [Row(work.sequence, *row) for row in work.sequence.rows_to_sample(work.start, work.end)]
+        rows += own
+        logit_rows += [num_tokens - 1 - row.num_after + len(work.sequence.stream) - work.end for row in own]
     ids = [t for work in plan.work for t in work.sequence.streams.ids_for(plan.model, work.start, work.end)]
     return Batch(
         token_ids=column(ids, np.int64),

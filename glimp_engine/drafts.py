@@ -1,5 +1,6 @@
 """A draft: a step by the small model that is held back until its router has judged it, and may be taken back."""
 
+import math
 from dataclasses import dataclass, field
 
 from glimp_engine.boundaries import Boundary
@@ -34,7 +35,9 @@ def encode_question(question: str, text: Text, streams: Streams) -> list[int]:
 
 def read_score(text: Text, sampled: SampledToken) -> float | None:
     """The most likely digit of those that the question was answered with; None if there is none among the answers."""
-    for token_id, _ in sampled.top_logprobs:
+    for token_id, logprob in sampled.top_logprobs:
+        if logprob == -math.inf:
+            break
         answer = text.bytes_of(token_id).strip()
         if len(answer) == 1 and answer.isdigit():
             return float(answer)

@@ -79,20 +79,18 @@ class Sequence:
         """Nats below which a glimpse certainly leaves the next step to the small model."""
         return getattr(self.request.routing.router, "small_below", 0.0) if self.is_glimpsed_next else math.inf
 
-    def rows_to_sample(self, start: int) -> list[tuple[int, int]]:
-        """(sequence index, tokens of the stream behind its place) of each row of a forward from `start` to the end.
+    def rows_to_sample(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(sequence index, tokens of the stream behind its place) of each row of a forward over positions start:end.
 
         A question's forward samples too what the large model would write in the draft's place, and after the draft:
         if a step is taken back, the one that replaces it begins with that, and no position has to be run again.
         """
-        if not self.awaits_score:
-            return [(self.index + i, 0) for i in range(1 + self.num_unborn)]
-        assert self._draft is not None
-        end = len(self.stream)
-        if self.request.sampling.has_penalties:  # they would count the draft and the question
-            return [(self.index, 0)]
-        places = (self._draft.stream_lens[-1], end - self.num_question_tokens)
-        return [(self.index, 0), *((self.index, end - place) for place in places if place > start)]
+        num_tokens = len(self.stream)
+        rows = [(self.index + i, 0) for i in range(1 + self.num_unborn)] if end == num_tokens else []
+        if self._draft is not None and self.awaits_score and not self.request.sampling.has_penalties:
+            places = (self._draft.stream_lens[-1], num_tokens - self.num_question_tokens)
+            rows += [(self.index, num_tokens - place) for place in places if start < place <= end]
+        return rows
 
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
@@ -113,7 +111,7 @@ class Sequence:
         return self._open_step(model, glimpse.entropy, first_tokens)
 
     def take_score(self, samples: dict[int, SampledToken], now: float) -> list[Event]:
-        """Take the question back, and let the router judge the draft by the answer.
+        """Take the question back, and let the router judge the draft by the answer, once it's there.
 
         `samples` has, by how many tokens stand behind its place, what was sampled of each of `rows_to_sample`.
 
@@ -121,6 +119,8 @@ class Sequence:
         """
         end = len(self.stream)
         self._large_choices.update({end - num_after: sampled for num_after, sampled in samples.items() if num_after})
+        if 0 not in samples:
+            return []
         self.awaits_score = False
         self._cut_streams(lambda: self.stream.truncate(end - self.num_question_tokens))
         self.num_question_tokens = 0
@@ -263,8 +263,6 @@ class Sequence:
     def _end_draft(self, now: float) -> list[Event]:
         assert self._draft is not None
         question, boundary = self.request.question, self._draft.boundary
-        if self._is_out_of_room():  # a draft that a limit cuts is kept: nothing would follow it
-            return self._keep_draft() + self._follow(boundary, now)
         if question is None:
             return self._judge(None, now)
         self._run_next(Model.LARGE)

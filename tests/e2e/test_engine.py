@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from models import whole
+from tiny_requests import GREEDY, PROMPTS, SAMPLED, check_pages, routing, token_ids
 from transformers import AutoModelForCausalLM
 
 from glimp_engine import (
@@ -15,8 +16,6 @@ from glimp_engine import (
     LargeOnly,
     Model,
     RandomRouter,
-    RoutingParams,
-    SamplingParams,
     SmallOnly,
     StepStart,
     Token,
@@ -25,29 +24,10 @@ from glimp_engine.checkpoint import load_checkpoint
 from glimp_engine.kernels.reference import ReferenceOps
 from glimp_engine.model import Decoder
 
-PROMPTS = ["How many?", "How many apples are there in all", "x", "Tell me: " + "a b c " * 9, "How many?!"]
-GREEDY = SamplingParams(temperature=0, max_tokens=40)
-SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=11, max_tokens=40)
-
-
-def routing(router, **options):
-    return RoutingParams(router=router, stop_repeated_steps=False, max_step_tokens=9, **options)
-
 
 @pytest.fixture
 def engine(small_path, large_path):
     return Engine(small_path, large_path)
-
-
-def token_ids(outputs):
-    return [completion.token_ids for output in outputs for completion in output.outputs]
-
-
-def check_pages(engine):
-    stats = engine.stats()
-    engine._pool.check()
-    assert stats.num_free_pages + stats.num_cached_pages == stats.num_pages
-    assert not engine.has_unfinished()
 
 
 class Slots:
@@ -227,6 +207,33 @@ def test_other_signals_route_both_ways(engine, signal):
         step for output in engine.generate(PROMPTS, SAMPLED, router, use_tqdm=False) for step in output.outputs[0].steps
     ]
     assert {step.model for step in steps} == set(Model)
+
+
+def test_a_step_tells_its_glimpse_and_its_own_uncertainty(engine, small_path, large_path):
+    decoders = [
+        Decoder(*load_checkpoint(path, torch.float64, torch.device("cpu")), ReferenceOps())
+        for path in (small_path, large_path)
+    ]
+    router = routing(GlimpRouter(2.2), glimpse_logprobs=5)
+    output = engine.generate(PROMPTS[1], SAMPLED, router, use_tqdm=False)[0]
+    ids = output.prompt_token_ids + output.outputs[0].token_ids
+    logprobs = [whole(decoder, ids).log_softmax(-1) for decoder in decoders]
+    for step in output.outputs[0].steps:
+        places = torch.arange(step.token_start, step.token_end) + len(output.prompt_token_ids)
+        values, token_ids = logprobs[Model.SMALL][places[0] - 1].topk(5)
+        assert [token_id for token_id, _ in step.first_tokens] == token_ids.tolist()
+        assert [logprob for _, logprob in step.first_tokens] == pytest.approx(values.tolist(), rel=1e-4)
+        own = logprobs[step.model][places - 1]
+        assert step.mean_entropy == pytest.approx(-(own.exp() * own).sum(-1).mean().item(), rel=1e-4)
+        assert step.mean_logprob == pytest.approx(
+            own[torch.arange(len(places)), torch.tensor(ids)[places]].mean().item(), rel=1e-4
+        )
+
+
+def test_a_fraction_of_the_steps_is_large(engine):
+    outputs = engine.generate(PROMPTS, SAMPLED, routing(GlimpRouter(large_fraction=0.5)), use_tqdm=False)
+    steps = [step for output in outputs for step in output.outputs[0].steps]
+    assert 0.3 < sum(step.model is Model.LARGE for step in steps) / len(steps) < 0.7
 
 
 def test_random_routing_is_reproducible(engine):

@@ -165,6 +165,51 @@ def test_asking_for_more_pages_than_there_are_changes_nothing():
         [pool.take() for _ in range(2)]
 
 
+def test_a_page_that_is_cut_is_no_longer_found():
+    pool = PagePool(10, 4, 2)
+    table, _ = new_table(pool, list(range(10)))
+    run_all(table, SMALL, 10)
+    table.truncate(list(range(10)), 6)
+    assert (len(table.pages), pool.collect_copies()) == (2, [])
+    assert table.next_run(SMALL, 6) == (6, 6)
+    assert run_all(table, SMALL, 9) == [6, 7]  # what follows them needs a page again
+    other, copy = new_table(pool, list(range(10)))
+    assert (other.pages[0], copy) == (table.pages[0], None)
+    assert run_all(other, SMALL, 10) == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_shared_page_is_copied_where_it_is_cut():
+    pool = PagePool(10, 4, 2)
+    tokens = list(range(9))
+    first, _ = new_table(pool, tokens)
+    run_all(first, SMALL, 9)
+    second, _ = new_table(pool, tokens)
+    shared = second.pages[1]
+    assert first.pages[1] == shared
+    second.truncate(tokens, 6)
+    assert pool.collect_copies() == [PageCopy(shared, second.pages[1])]
+    assert second.pages[1] != shared
+    assert run_all(second, SMALL, 6) == []
+    assert first.next_run(SMALL, 9) == (9, 9)
+    pool.check()
+
+
+def test_without_a_page_for_a_copy_all_pages_are_given_back():
+    pool = PagePool(4, 4, 2)
+    tokens = list(range(13))
+    first, _ = new_table(pool, tokens[:12])
+    run_all(first, SMALL, 12)
+    second, _ = new_table(pool, tokens)
+    assert second.pages[:3] == first.pages
+    assert pool.num_available == 0
+    first.truncate(tokens[:12], 6)
+    assert not first.is_attached
+    assert pool.references == [1, 1, 1, 1]
+    assert second.next_run(SMALL, 12) == (12, 12)
+    assert pool.collect_copies() == []
+    pool.check()
+
+
 class PagesMachine(RuleBasedStateMachine):
     """Tables that attach, grow, run on either model and release, over few tokens, so that they share a lot.
 
@@ -220,6 +265,22 @@ class PagesMachine(RuleBasedStateMachine):
         start, end = table.next_run(model, len(tokens))
         table.fill(model, start, end)
         table.unfill(model, start, end)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def truncate(self, data):
+        i = data.draw(st.integers(0, len(self.live) - 1))
+        table, tokens = self.live[i]
+        num_tokens = data.draw(st.integers(1, len(tokens)))
+        seen = [min(table.next_run(model, num_tokens)[0], num_tokens) for model in (SMALL, LARGE)]
+        table.truncate(tokens, num_tokens)
+        for copy in self.pool.collect_copies():
+            self.follow(copy)
+        del tokens[num_tokens:]
+        if table.is_attached:  # all that was seen of the rest is kept
+            assert [table.next_run(model, num_tokens)[0] for model in (SMALL, LARGE)] == seen
+        else:  # there was no page for a copy
+            self.preempted.append(self.live.pop(i))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())

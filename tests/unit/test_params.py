@@ -43,6 +43,7 @@ BAD_ROUTING = {
     "max_thinking_tokens": [0, -1, 1.0, None],
     "max_step_tokens": [0, -1, 1.0, None],
     "max_answer_tokens": [0, -1, 1.0],
+    "glimpse_logprobs": [-1, 21, 1.0, None, True],
     "stop_repeated_steps": [1, None, "yes"],
 }
 BAD_ENGINE = {

@@ -1,12 +1,27 @@
 """Routers below, at and above their thresholds; and what they measure, against the definitions."""
 
+import dataclasses
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimp_engine import ConfigError, GlimpRouter, LargeOnly, Model, RandomRouter, SmallOnly
+from glimp_engine import (
+    ConfigError,
+    Draft,
+    GlimpRouter,
+    LargeOnly,
+    Model,
+    RandomRouter,
+    SmallOnly,
+    SpecReason,
+    StepEntropyRouter,
+    StepPerplexityRouter,
+    Verdict,
+)
+from glimp_engine.router_specs import parse_router
 from glimp_engine.routers import SIGNALS, Glimpse, RouteContext
 
 CONTEXT = RouteContext(seed=3, sequence_index=0, step_index=5)
@@ -63,6 +78,64 @@ def test_a_router_asks_for_what_its_signal_looks_at():
     assert asked == {"entropy": 0, "top20_entropy": 20, "max_probability": 1, "margin": 2}
 
 
+def test_a_fraction_of_the_largest_so_far_is_large():
+    router, generator = GlimpRouter(large_fraction=0.25), random.Random(1)
+    glimpses = [Glimpse(generator.random() ** 3, 0, 0.0) for _ in range(400)]
+    routes = [router.decide(g, RouteContext(0, 0, i, glimpses[:i])) for i, g in enumerate(glimpses)]
+    assert sum(routes) / 400 == pytest.approx(0.25, abs=0.03)
+    large = [g.entropy for g, route in zip(glimpses[200:], routes[200:], strict=True) if route is Model.LARGE]
+    small = [g.entropy for g, route in zip(glimpses[200:], routes[200:], strict=True) if route is Model.SMALL]
+    assert min(large) == pytest.approx(max(small), abs=0.05)  # by then the threshold has settled
+
+
+@pytest.mark.parametrize(("fraction", "route"), [(0.0, Model.SMALL), (1.0, Model.LARGE)])
+def test_no_fraction_and_all_of_it(fraction, route):
+    glimpses = [Glimpse(entropy, 0, 0.0) for entropy in (0.0, 2.0, 0.0, 1.0, 1.0)]
+    router = GlimpRouter(large_fraction=fraction)
+    assert {router.decide(g, RouteContext(0, 0, i, glimpses[:i])) for i, g in enumerate(glimpses)} == {route}
+    assert router.small_below == 0.0  # no entropy settles the route beforehand
+
+
+def test_a_draft_is_kept_below_the_threshold():
+    draft = Draft(num_tokens=5, mean_entropy=0.5, mean_logprob=-math.log(2), score=7.0)
+    for router, verdict in (
+        (StepEntropyRouter(0.5), Verdict.REDO),
+        (StepEntropyRouter(0.51), Verdict.ACCEPT),
+        (StepPerplexityRouter(2.0), Verdict.REDO),
+        (StepPerplexityRouter(2.01), Verdict.ACCEPT),
+        (SpecReason(7), Verdict.ACCEPT),
+        (SpecReason(7.5), Verdict.REDO),
+    ):
+        assert router.review(draft) is verdict
+        assert router.decide(glimpse([0.5, 0.5]), CONTEXT) is Model.SMALL
+    assert SpecReason(0).review(dataclasses.replace(draft, score=None)) is Verdict.REDO
+
+
+@pytest.mark.parametrize(
+    ("spec", "router"),
+    [
+        ("small", SmallOnly()),
+        ("large", LargeOnly()),
+        ("random:0.3", RandomRouter(0.3, seed=5)),
+        ("glimp:1.0", GlimpRouter(1.0)),
+        ("glimp:inf", GlimpRouter(math.inf)),
+        ("glimp:0.4:margin", GlimpRouter(0.4, "margin")),
+        ("glimp:25%", GlimpRouter(large_fraction=0.25)),
+        ("specreason:7", SpecReason(7)),
+        ("step_entropy:0.8", StepEntropyRouter(0.8)),
+        ("step_perplexity:1.5", StepPerplexityRouter(1.5)),
+    ],
+)
+def test_a_spec_names_a_router(spec, router):
+    assert parse_router(spec, seed=5) == router
+
+
+@pytest.mark.parametrize("spec", ["", "glimp", "glimp:", "glimp:x", "glimp:1:margin:2", "small:1", "best", "random:a%"])
+def test_a_spec_that_names_none_is_refused(spec):
+    with pytest.raises(ConfigError, match=f"router is '{spec}'; allowed: small, large, random:RATE, .*glimp:SHARE%,"):
+        parse_router(spec)
+
+
 def test_one_model_only():
     for router, model in ((SmallOnly(), Model.SMALL), (LargeOnly(), Model.LARGE)):
         assert router.only is router.decide(glimpse([0.5, 0.5]), CONTEXT) is model
@@ -103,6 +176,10 @@ def test_random_depends_on_place_and_seeds_alone():
         (lambda: GlimpRouter("1"), "threshold is '1'"),
         (lambda: GlimpRouter(True), "threshold is True"),
         (lambda: GlimpRouter(1.0, "surprise"), "signal is 'surprise'; allowed: entropy, top20_entropy"),
+        (lambda: GlimpRouter(large_fraction=1.5), "large_fraction is 1.5; allowed: a number from 0 to 1"),
+        (lambda: SpecReason(-1), "threshold is -1; allowed: a number from 0 to 10"),
+        (lambda: StepEntropyRouter(-1), "threshold is -1"),
+        (lambda: StepPerplexityRouter(math.nan), "threshold is nan"),
         (lambda: RandomRouter(1.5), "rate is 1.5"),
         (lambda: RandomRouter(-1), "rate is -1"),
         (lambda: RandomRouter(math.nan), "rate is nan"),
