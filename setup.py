@@ -46,7 +46,14 @@ def check_tools() -> None:
 
 
 setup(
-    packages=["glimp_engine", "glimp_engine.cli", "glimp_engine.kernels", "glimp_engine.kernels.gpu"],
+    packages=[
+        "glimp_engine",
+        "glimp_engine.cli",
+        "glimp_engine.demo_pair",
+        "glimp_engine.evaluation",
+        "glimp_engine.kernels",
+        "glimp_engine.kernels.gpu",
+    ],
     package_dir={"glimp_engine": "glimp_engine", "glimp_engine.kernels": "kernels"},
     ext_modules=[
         Extension(f"glimp_engine.kernels.{name}", sources=[], optional=name != "libglimp") for name in LIBRARIES

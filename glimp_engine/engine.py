@@ -251,6 +251,11 @@ class Engine:
         """Whether there is anything left for `advance` to do or to tell."""
         return bool(self._live or self._undelivered)
 
+    @property
+    def has_one_vocabulary(self) -> bool:
+        """Whether a token id means the same to both models."""
+        return self._dictionary.pair.kind == "identical"
+
     def stats(self) -> Stats:
         """A copy of the counters, and the state of the pages."""
         scheduler = self._scheduler

@@ -3,12 +3,12 @@
 import argparse
 import sys
 
-from glimp_engine.cli import doctor, run
+from glimp_engine.cli import doctor, eval, run
 from glimp_engine.errors import GlimpError
 
 __all__ = ["main"]
 
-COMMANDS = (run, doctor)  # modules with add_parser(commands)
+COMMANDS = (run, eval, doctor)  # modules with add_parser(commands)
 
 
 def main(arguments: list[str] | None = None) -> int:

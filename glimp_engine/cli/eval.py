@@ -1,0 +1,153 @@
+"""`glimp eval`: routers over problems, with a table and a report."""
+
+import argparse
+import json
+import platform
+import sys
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from glimp_engine.cli.engine_options import add_engine_options, make_engine
+from glimp_engine.errors import ConfigError
+from glimp_engine.evaluation.graders import GRADERS, make_grader
+from glimp_engine.evaluation.presets import PRESETS, find_preset, rows_of_preset
+from glimp_engine.evaluation.problems import BadLine, Problem, read_by_fields, read_problems, rows_of_file
+from glimp_engine.router_specs import ROUTER_SPECS
+from glimp_engine.routers import Model
+from glimp_engine.sampling import RoutingParams, SamplingParams
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `glimp eval`."""
+    parser = commands.add_parser(
+        "eval", help="compare routers on problems", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument(
+        "problems", nargs="?", type=Path, help=".jsonl with id, problem, answer; or a preset's own file"
+    )
+    add_engine_options(parser)
+    parser.add_argument("--out", type=Path, required=True, help="directory of the results; a run there is gone on with")
+    parser.add_argument(
+        "--routers", default="small,large,glimp:1.0,random@glimp:1.0", help=f"{ROUTER_SPECS}, random@ROUTER"
+    )
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="prompt, format and grader of a known data set")
+    parser.add_argument("--grader", choices=tuple(GRADERS), help="exact if neither it nor a preset is given")
+    parser.add_argument("--fields", help="names in the file, as id=uid,problem=question,answer=gold")
+    parser.add_argument("--limit", type=int, help="only the first so many problems")
+    parser.add_argument("--repeats", type=int, default=1, help="answers to each problem, each with a seed of its own")
+    parser.add_argument("--concurrency", type=int, default=1, help="problems at once; latencies then include waiting")
+    parser.add_argument("--branches", type=int, default=0, help="samples behind each step, to judge the signals by")
+    parser.add_argument("--branch-rest", choices=("large", "small"), default="large", help="who goes on after the step")
+    parser.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-tokens", type=int, help="of the whole output")
+    parser.add_argument("--max-thinking-tokens", type=int, default=8192)
+    parser.add_argument("--max-step-tokens", type=int, default=512)
+    parser.add_argument("--max-answer-tokens", type=int, help="max_tokens or 2048 if it isn't given")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run what isn't done yet, print the table, write the report."""
+    from glimp_engine.evaluation.report import write_report
+    from glimp_engine.evaluation.runner import Branching, Evaluation, write_refused
+    from glimp_engine.evaluation.summary import print_table
+
+    problems, bad, grader_name = load(options)
+    for line in bad:
+        print(f"refused: {line}", file=sys.stderr)
+    if not problems:
+        raise ConfigError(f"problems is {str(options.problems)!r}, which has none that can be used")
+    sampling = SamplingParams(
+        temperature=options.temperature, top_p=options.top_p, seed=options.seed, max_tokens=options.max_tokens
+    )
+    routing = RoutingParams(
+        answer_model=options.answer_model,
+        max_thinking_tokens=options.max_thinking_tokens,
+        max_step_tokens=options.max_step_tokens,
+        max_answer_tokens=options.max_answer_tokens,
+    )
+    branching = Branching(options.branches, Model[options.branch_rest.upper()]) if options.branches else None
+    evaluation = Evaluation(
+        make_engine(options),
+        problems,
+        make_grader(grader_name),
+        sampling,
+        routing,
+        settings_of(options, problems, sampling, routing, grader_name),
+        options.out,
+    )
+    evaluation.run(options.routers.split(","), options.repeats, options.concurrency, branching)
+    write_refused(options.out, bad)
+    print_table(options.out)
+    print(f"report: {write_report(options.out)}")
+    return 0
+
+
+def load(options: argparse.Namespace) -> tuple[list[Problem], list[BadLine], str]:
+    """(problems, rows that are none, the grader's name)."""
+    if options.preset is None:
+        if options.problems is None:
+            raise ConfigError("neither problems nor --preset is given; allowed: a file, a preset, or both")
+        name = options.grader or "exact"
+        rows, read = rows_of_file(options.problems), read_by_fields(options.fields, "")
+        return *read_problems(rows, read, make_grader(name), options.limit), name
+    preset = find_preset(options.preset)
+    name = options.grader or preset.grader
+    rows = rows_of_preset(preset, options.problems)
+    read = read_by_fields(options.fields, preset.instruction) if options.fields else preset.reader()
+    return *read_problems(rows, read, make_grader(name), options.limit), name
+
+
+def settings_of(
+    options: argparse.Namespace,
+    problems: list[Problem],
+    sampling: SamplingParams,
+    routing: RoutingParams,
+    grader: str,
+) -> dict[str, Any]:
+    """What the results depend on, and the machine that measured them."""
+    import torch
+
+    from glimp_engine.checkpoint import locate
+    from glimp_engine.fingerprint import fingerprint
+
+    sources = {name: getattr(options, name) for name in ("small", "large") if getattr(options, name) is not None}
+    digest = blake2b(json.dumps([asdict(problem) for problem in problems]).encode(), digest_size=8).hexdigest()
+    budgets = {name: value for name, value in asdict(routing).items() if name not in ("router", "glimpse_logprobs")}
+    return {
+        **sources,
+        "fingerprints": {name: fingerprint(locate(source)) for name, source in sources.items()},
+        "engine": {name: getattr(options, name) for name in ("device", "dtype", "ops", "quantization")},
+        "problems": str(options.problems or options.preset),
+        "num_problems": len(problems),
+        "problems_digest": digest,
+        "grader": grader,
+        "sampling": asdict(sampling),
+        "routing": budgets,
+        "repeats": options.repeats,
+        "branches": {"num_samples": options.branches, "rest": options.branch_rest},
+        "machine": {
+            "processor": processor_name(),
+            "num_threads": options.num_threads or torch.get_num_threads(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "concurrency": options.concurrency,
+        },
+    }
+
+
+def processor_name() -> str:
+    """As the system calls it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

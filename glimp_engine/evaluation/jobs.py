@@ -1,0 +1,61 @@
+"""Many requests through one engine, a given number at a time; each comes back when it's finished, with its times."""
+
+import time
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from glimp_engine.engine import Engine
+from glimp_engine.errors import RequestError
+from glimp_engine.outputs import Finish, RequestOutput, Token
+from glimp_engine.prompts import Prompt
+from glimp_engine.sampling import RoutingParams, SamplingParams
+
+__all__ = ["Clock", "Job", "run_jobs"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, and what it's for."""
+
+    key: Hashable
+    prompt: Prompt
+    sampling: SamplingParams
+    routing: RoutingParams
+
+
+@dataclass
+class Clock:
+    """When a request began, and how long it took, in seconds; `began` since 1970."""
+
+    began: float = field(default_factory=time.time)
+    seconds: float = 0.0
+    first_token_seconds: float | None = None
+    _started: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def run_jobs(engine: Engine, jobs: Iterable[Job], concurrency: int) -> Iterator[tuple[Job, RequestOutput, Clock]]:
+    """Run all jobs, at most `concurrency` at once, in their order; a prompt that can't be run gives an error output."""
+    waiting, running = iter(jobs), dict[str, tuple[Job, Clock]]()
+    num_added = 0
+    while True:
+        while len(running) < concurrency and (job := next(waiting, None)) is not None:
+            request_id, clock = f"job-{num_added}", Clock()
+            num_added += 1
+            try:
+                engine.add_request(request_id, job.prompt, job.sampling, job.routing)
+                running[request_id] = job, clock
+            except RequestError as error:
+                yield job, RequestOutput(request_id, None, [], [], error=str(error)), clock
+        if not running:
+            return
+        for event in engine.advance():
+            job, clock = running[event.request_id]
+            if isinstance(event, Token) and clock.first_token_seconds is None:
+                clock.first_token_seconds = clock.elapsed()
+            if isinstance(event, Finish) and event.output is not None:
+                clock.seconds = clock.elapsed()
+                del running[event.request_id]
+                yield job, event.output, clock
