@@ -8,6 +8,7 @@ from collections.abc import Sequence as Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from os import PathLike
 
 from tqdm import tqdm
 
@@ -24,11 +25,12 @@ from glimp_engine.load import (
     plan_memory,
 )
 from glimp_engine.meter import Meter
-from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Stats
+from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Stats, Tick
 from glimp_engine.pages import PagePool
 from glimp_engine.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
-from glimp_engine.request import Request
+from glimp_engine.request import make_request
 from glimp_engine.routers import Model, SmallOnly
+from glimp_engine.routing_file import load_router
 from glimp_engine.sampling import RoutingParams, SamplingParams
 from glimp_engine.scheduler import Plan, Scheduler
 from glimp_engine.sequence import Sequence
@@ -86,6 +88,7 @@ class Engine:
         enforce_eager: bool = False,
         loop: str = "auto",
         skip_code_fences: bool = False,
+        routing: str | PathLike[str] | None = None,
     ) -> None:
         config = EngineConfig(
             device=device,
@@ -103,6 +106,7 @@ class Engine:
             loop=loop,
             skip_code_fences=skip_code_fences,
         )
+        router = None if routing is None else load_router(routing, small, large)
         op_set = config.make_ops()
         models: list[LoadedModel] = load_models(small, large, config, op_set)
         self.config = config
@@ -122,6 +126,9 @@ class Engine:
         self._live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
         self._started: Started | None = None  # a tick that the device is at
         self._num_requests = 0
+        self._default_routing = RoutingParams() if router is None else RoutingParams(router=router)
+        if len(models) == 1:
+            self._default_routing = RoutingParams(router=SmallOnly())
         self._undelivered: list[Event] = []  # what other requests' ticks have brought about
 
     # One call for many prompts, or one prompt's events as they come.
@@ -203,30 +210,21 @@ class Engine:
                 type, or a router that needs a large model where there is none.
         """
         sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
-        routing = check_type("routing", routing, RoutingParams) or self._default_routing()
+        routing = check_type("routing", routing, RoutingParams) or self._default_routing
         if not isinstance(request_id, str) or request_id in self._live:
             raise RequestError(f"request_id is {request_id!r}; allowed: a string that no unfinished request has")
         if len(self._runners) == 1 and routing.router.only is not Model.SMALL:
             raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
         streams = make_streams(prompt, self._dictionary, self._pool)
-        first = Model.LARGE if routing.router.only is Model.LARGE else Model.SMALL
-        for model in Model:
-            if len(streams.of(model)) >= self.max_model_len:
-                raise RequestError(
-                    f"prompt has {len(streams.of(model))} tokens for the {model} model; "
-                    f"allowed: fewer than max_model_len, {self.max_model_len}"
-                )
-        prompt_ids = streams.of(first).tokens
-        request = Request(
-            request_id=request_id,
-            arrival=self._num_requests,
-            prompt=prompt if isinstance(prompt, str) else None,
-            prompt_token_ids=list(prompt_ids),
-            sampling=sampling,
-            routing=routing,
-            seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-            is_thinking=self._dictionary.texts[streams.of(first).vocabulary].is_thinking_open(prompt_ids),
-            max_model_len=self.max_model_len,
+        request = make_request(
+            request_id,
+            self._num_requests,
+            prompt if isinstance(prompt, str) else None,
+            streams,
+            self._dictionary.texts,
+            sampling,
+            routing,
+            self.max_model_len,
         )
         self._num_requests += 1
         sequence = Sequence(request, 0, streams, self._voices, time.perf_counter())
@@ -255,6 +253,14 @@ class Engine:
     def has_one_vocabulary(self) -> bool:
         """Whether a token id means the same to both models."""
         return self._dictionary.pair.kind == "identical"
+
+    def token_text(self, token_id: int, model: Model = Model.SMALL) -> str:
+        """What one of the model's tokens stands for, special ones too."""
+        return self._dictionary.texts[model].bytes_of(token_id).decode(errors="replace")
+
+    def record_ticks(self) -> list[Tick]:
+        """A list to which each tick is appended from now on, for as long as the engine lives."""
+        return self._meter.record_ticks()
 
     def stats(self) -> Stats:
         """A copy of the counters, and the state of the pages."""
@@ -285,7 +291,7 @@ class Engine:
             self._started = None
             return self._fail(plan, f"{type(error).__name__}: {error}")
         now = time.perf_counter()
-        self._meter.count_forward(plan, now - started.began)
+        self._meter.count_forward(plan, started.began, now, self._pool)
         events: list[Event] = []
         by_sequence = groupby(zip(started.rows, rows, strict=True), key=lambda pair: pair[0].sequence)
         for sequence, pairs in by_sequence:
@@ -393,9 +399,6 @@ class Engine:
     def _new_request_id(self) -> str:
         request_id = f"request-{secrets.token_hex(4)}"
         return self._new_request_id() if request_id in self._live else request_id
-
-    def _default_routing(self) -> RoutingParams:
-        return RoutingParams() if len(self._runners) > 1 else RoutingParams(router=SmallOnly())
 
 
 def failed_output(request_id: str, prompt: Prompt, error: RequestError) -> RequestOutput:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from glimp_engine.outputs import Event, Finish, ModelStats, Stats, StepEnd, StepStart, Token
+from glimp_engine.outputs import Event, Finish, ModelStats, Stats, StepEnd, StepStart, Tick, TickTokens, Token
+from glimp_engine.pages import PagePool
 from glimp_engine.routers import Model
 from glimp_engine.scheduler import Plan, Work
 from glimp_engine.sequence import Sequence
@@ -15,6 +16,12 @@ class Meter:
 
     def __init__(self) -> None:
         self._stats = Stats()
+        self._ticks: list[Tick] | None = None  # None: nobody asks for them
+
+    def record_ticks(self) -> list[Tick]:
+        """The list that each tick is appended to from now on."""
+        self._ticks = []
+        return self._ticks
 
     def snapshot(self) -> Stats:
         """A copy of the counters as they are now."""
@@ -23,13 +30,21 @@ class Meter:
     def of(self, model: Model) -> ModelStats:
         return self._stats.large if model is Model.LARGE else self._stats.small
 
-    def count_forward(self, plan: Plan, seconds: float) -> None:
+    def count_forward(self, plan: Plan, began: float, ended: float, pool: PagePool) -> None:
         """One tick: its time, and what its tokens were run for."""
         stats = self.of(plan.model)
         stats.num_forwards += 1
-        stats.seconds += seconds
-        for work in plan.work:
-            self._count_tokens(stats, plan.model, work)
+        stats.seconds += ended - began
+        tokens = [tokens_of(work, plan.model) for work in plan.work]
+        for work, run in zip(plan.work, tokens, strict=True):
+            stats.prompt_tokens += run.prompt
+            stats.catch_up_tokens += run.catch_up
+            stats.question_tokens += run.question
+            stats.decode_tokens += run.decode
+            stats.recomputed_tokens += max(0, min(work.end, work.sequence.num_seen[plan.model]) - work.start)
+        if self._ticks is not None:
+            used = pool.num_pages - pool.num_free - pool.num_cached
+            self._ticks.append(Tick(plan.model, began, ended, tokens, used, pool.num_cached, pool.num_free))
 
     def count_glimpse(self, sequence: Sequence) -> None:
         """A glimpse; after a small step it is the forward that any next token would have needed."""
@@ -48,14 +63,19 @@ class Meter:
             elif isinstance(event, Finish):
                 self._stats.num_finished += event.output is not None
 
-    def _count_tokens(self, stats: ModelStats, model: Model, work: Work) -> None:
-        sequence, stream = work.sequence, work.sequence.stream
-        num_prompt = max(0, min(work.end, stream.num_prompt_tokens) - work.start)
-        num_question = max(0, work.end - max(work.start, len(stream) - sequence.num_question_tokens))
-        num_others = work.end - work.start - num_prompt - num_question
-        wrote_last = work.is_last and sequence.last_writer is model and num_others > 0
-        stats.prompt_tokens += num_prompt
-        stats.question_tokens += num_question
-        stats.decode_tokens += wrote_last
-        stats.catch_up_tokens += num_others - wrote_last
-        stats.recomputed_tokens += max(0, min(work.end, sequence.num_seen[model]) - work.start)
+
+def tokens_of(work: Work, model: Model) -> TickTokens:
+    """What a sequence's positions were run for."""
+    sequence, stream = work.sequence, work.sequence.stream
+    num_prompt = max(0, min(work.end, stream.num_prompt_tokens) - work.start)
+    num_question = max(0, work.end - max(work.start, len(stream) - sequence.num_question_tokens))
+    num_others = work.end - work.start - num_prompt - num_question
+    wrote_last = work.is_last and sequence.last_writer is model and num_others > 0
+    return TickTokens(
+        request_id=sequence.request.request_id,
+        sequence_index=sequence.index,
+        prompt=num_prompt,
+        catch_up=num_others - wrote_last,
+        question=num_question,
+        decode=int(wrote_last),
+    )

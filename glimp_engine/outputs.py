@@ -18,6 +18,8 @@ __all__ = [
     "Step",
     "StepEnd",
     "StepStart",
+    "Tick",
+    "TickTokens",
     "Token",
 ]
 
@@ -142,6 +144,31 @@ class Finish:
 
 
 Event = StepStart | Token | StepEnd | Finish
+
+
+@dataclass(frozen=True)
+class TickTokens:
+    """What a tick ran for one sequence, in tokens."""
+
+    request_id: str
+    sequence_index: int
+    prompt: int
+    catch_up: int
+    question: int
+    decode: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One forward of one model, and the pages after it."""
+
+    model: Model
+    began: float  # seconds of time.perf_counter
+    ended: float
+    tokens: list[TickTokens]
+    num_used_pages: int
+    num_cached_pages: int
+    num_free_pages: int
 
 
 @dataclass

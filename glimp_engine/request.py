@@ -1,12 +1,16 @@
 """One prompt and what is asked of it, checked: what all sequences of a request share."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from glimp_engine.errors import RequestError
 from glimp_engine.routers import Draft, Model, Verdict
 from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.streams import Streams
+from glimp_engine.text import Text
 
-__all__ = ["Request"]
+__all__ = ["Request", "make_request"]
 
 DEFAULT_ANSWER_TOKENS = 2048  # arXiv 2601.05110
 
@@ -46,3 +50,37 @@ class Request:
         if only is not None or not self.is_thinking or self.routing.answer_model == "routed":
             return None
         return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
+
+
+def make_request(
+    request_id: str,
+    arrival: int,
+    prompt: str | None,
+    streams: Streams,
+    texts: tuple[Text, Text],
+    sampling: SamplingParams,
+    routing: RoutingParams,
+    max_model_len: int,
+) -> Request:
+    """The request whose prompt is in these streams; a seed is drawn where none is given.
+
+    Raises: RequestError when a prompt leaves no room in the context.
+    """
+    for model in Model:
+        if len(streams.of(model)) >= max_model_len:
+            raise RequestError(
+                f"prompt has {len(streams.of(model))} tokens for the {model} model; "
+                f"allowed: fewer than max_model_len, {max_model_len}"
+            )
+    first = streams.of(Model.LARGE if routing.router.only is Model.LARGE else Model.SMALL)
+    return Request(
+        request_id=request_id,
+        arrival=arrival,
+        prompt=prompt,
+        prompt_token_ids=list(first.tokens),
+        sampling=sampling,
+        routing=routing,
+        seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+        is_thinking=texts[first.vocabulary].is_thinking_open(first.tokens),
+        max_model_len=max_model_len,
+    )

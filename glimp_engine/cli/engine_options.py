@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 __all__ = ["add_engine_options", "make_engine"]
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
     """Add the pair's options to a command."""
-    parser.add_argument("--small", required=True, help="directory, .gguf file or hub id of the small model")
+    parser.add_argument("--small", required=is_required, help="directory, .gguf file or hub id of the small model")
     parser.add_argument("--large", help="... of the large model; without one the small model writes everything")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

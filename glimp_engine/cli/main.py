@@ -3,12 +3,12 @@
 import argparse
 import sys
 
-from glimp_engine.cli import doctor, eval, run
+from glimp_engine.cli import calibrate, demo, doctor, eval, run, trace
 from glimp_engine.errors import GlimpError
 
 __all__ = ["main"]
 
-COMMANDS = (run, eval, doctor)  # modules with add_parser(commands)
+COMMANDS = (demo, run, trace, eval, calibrate, doctor)  # modules with add_parser(commands)
 
 
 def main(arguments: list[str] | None = None) -> int:

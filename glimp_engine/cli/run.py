@@ -12,15 +12,18 @@ from rich.console import Console
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
 from glimp_engine.cli.show import show, show_summary
-from glimp_engine.outputs import Event, Finish, RequestOutput
+from glimp_engine.outputs import Event, Finish, RequestOutput, Tick
 from glimp_engine.router_specs import ROUTER_SPECS, parse_router
 from glimp_engine.routers import SmallOnly
+from glimp_engine.routing_file import load_router
 from glimp_engine.sampling import RoutingParams, SamplingParams
 
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine
 
 __all__ = ["add_parser"]
+
+NUM_FIRST_TOKENS = 5  # of a glimpse, for `glimp trace`
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,13 +33,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     run.add_argument("prompt", nargs="?", help="read from stdin if it isn't given")
     add_engine_options(run)
     run.add_argument("--router", default="glimp:1.0", help=ROUTER_SPECS)
+    run.add_argument("--routing", help="a routing file of `glimp calibrate`, instead of --router")
     run.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
     run.add_argument("--temperature", type=float, default=0.0)
     run.add_argument("--top-p", type=float, default=1.0)
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--max-tokens", type=int, help="of the whole output; the paper's budgets if it isn't given")
     run.add_argument("--raw", action="store_true", help="don't put the prompt into the model's chat template")
-    run.add_argument("--json", action="store_true", help="print the finished output as JSON instead")
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="print all of it as JSON instead, for `glimp trace` too",
+    )
 
 
 def command(options: argparse.Namespace) -> int:
@@ -46,14 +54,22 @@ def command(options: argparse.Namespace) -> int:
     sampling = SamplingParams(
         temperature=options.temperature, top_p=options.top_p, seed=options.seed, max_tokens=options.max_tokens
     )
-    router = SmallOnly() if options.large is None else parse_router(options.router, options.seed)
-    routing = RoutingParams(router=router, answer_model=options.answer_model)
+    if options.routing is not None:
+        router = load_router(options.routing, options.small, options.large)
+    else:
+        router = SmallOnly() if options.large is None else parse_router(options.router, options.seed)
+    routing = RoutingParams(
+        router=router, answer_model=options.answer_model, glimpse_logprobs=NUM_FIRST_TOKENS if options.json else 0
+    )
     engine = make_engine(options)
+    ticks = engine.record_ticks()
     began = time.perf_counter()
     events = engine.stream(prompt, sampling, routing)
     if options.json:
         output = last_output(events)
-        print(json.dumps(as_json(output, engine, time.perf_counter() - began), indent=2))
+        seconds = time.perf_counter() - began
+        plain_ticks = [plain_tick(tick, began) for tick in ticks]
+        print(json.dumps({**as_json(output, engine), "prompt_text": text, "seconds": seconds, "ticks": plain_ticks}))
     else:
         output = show(events, Console(highlight=False))
         show_summary(output, engine.stats(), time.perf_counter() - began, Console())
@@ -68,11 +84,21 @@ def last_output(events: Iterator[Event]) -> RequestOutput:
     return last.output
 
 
-def as_json(output: RequestOutput, engine: "Engine", seconds: float) -> dict[str, Any]:
-    """The output and the counters as plain values; models by name."""
+def as_json(output: RequestOutput, engine: "Engine") -> dict[str, Any]:
+    """The output and the counters as plain values; models by name, a step with its text and its first tokens'."""
     plain = asdict(output)
     for completion in plain["outputs"]:
         for step in completion["steps"]:
             step["model"] = str(step["model"])
             step["text"] = completion["text"][step["text_start"] : step["text_end"]]
-    return {**plain, "seconds": seconds, "stats": asdict(engine.stats())}
+            step["first_tokens"] = [
+                {"text": engine.token_text(token_id), "token_id": token_id, "logprob": logprob}
+                for token_id, logprob in step["first_tokens"]
+            ]
+    return {**plain, "stats": asdict(engine.stats())}
+
+
+def plain_tick(tick: Tick, zero: float) -> dict[str, Any]:
+    """A tick as plain values, its times in seconds since `zero`."""
+    times = {"began": tick.began - zero, "ended": tick.ended - zero}
+    return {**asdict(tick), "model": str(tick.model), **times}

@@ -73,7 +73,7 @@ def family_of(router: str) -> str:
 def entropies(values: list[float], failed: list[float], thresholds: list[float]) -> str:
     """A histogram of first-token entropies, and of those behind which the small model fails, with thresholds in it."""
     with figure(8, 3.2, "First-token entropies") as (drawn, axes):
-        bins = np.linspace(0, max([*values, *failed, 1e-3]), 41)
+        bins = np.linspace(0, max([*values, *failed, 1e-3]), 41).tolist()
         axes.hist(values, bins=bins, color=BLUE, alpha=0.5, label="all routed steps")
         if failed:
             axes.hist(failed, bins=bins, color=RED, alpha=0.7, label="steps that fail by the small model")

@@ -5,6 +5,7 @@ An answer is looked for in what stands behind the last `</think>`, first in the 
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from glimp_engine.errors import ConfigError
@@ -216,7 +217,7 @@ def code_grader() -> Grader:
     return CodeGrader()
 
 
-GRADERS = {
+GRADERS: dict[str, Callable[[], Grader]] = {
     "exact": ExactGrader,
     "number": NumberGrader,
     "boxed": BoxedGrader,

@@ -33,7 +33,7 @@ def write_report(directory: Path) -> Path:
     rows = [summarise(run, router) for router in run.routers]
     found = discriminate(run.branches)
     sections = [table_section(rows), latency_section(rows), entropy_section(run)]
-    sections += [signal_section(run, found)] if found else []
+    sections += [signal_section(run, found)] if run.branches else []
     sections += [time_section(run), run_section(run)]
     title = f"Routing on {escape(str(run.settings['problems']))}"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
@@ -95,6 +95,8 @@ def signal_section(run: RunFiles, found: list[Discrimination]) -> str:
     for each in found:
         low, high = each.interval
         lines += f"<tr><td>{each.signal}</td><td>{each.auc:.3f}</td><td>{low:.3f} to {high:.3f}</td></tr>"
+    if not found:
+        return section("Signals", "<p>Every branch failed, or none did: there is nothing to tell apart.</p>", "")
     table = f"<table><tr><th>signal</th><th>AUC</th><th>95% interval</th></tr>{lines}</table>"
     num_failed = sum(b["num_right"] < b["num_samples"] for b in run.branches)
     rest = run.branches[0]["rest"]

@@ -1,0 +1,94 @@
+"""`glimp demo`: what routing does, on two tiny models that come with the package."""
+
+import argparse
+import time
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from glimp_engine.cli.show import show
+from glimp_engine.demo_pair import LARGE, ROUTING, SMALL, TEST
+from glimp_engine.outputs import RequestOutput
+from glimp_engine.routers import LargeOnly, Model, RandomRouter, Router, SmallOnly
+from glimp_engine.routing_file import load_router
+from glimp_engine.sampling import RoutingParams, SamplingParams
+
+if TYPE_CHECKING:
+    from glimp_engine.engine import Engine
+    from glimp_engine.evaluation.problems import Problem
+
+__all__ = ["add_parser", "compare"]
+
+NUM_SHOWN = 5
+GREEDY = SamplingParams(temperature=0, seed=0)
+INTRODUCTION = """\
+Two tiny language models, trained on trips over roads whose lengths have to be remembered. The large one knows all
+roads; the small one knows the main roads, and adds just as well. Each step is written by the model in whose colour
+it's shown; the number before it is the small model's entropy over the step's first token, in nats.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `glimp demo`."""
+    demo = commands.add_parser("demo", help="watch two tiny models, which come with the package, share their answers")
+    demo.set_defaults(command=command)
+    demo.add_argument("--problems", type=int, default=100, help="how many test problems the table is made of")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Five problems step by step, then four routers side by side."""
+    from glimp_engine.engine import Engine
+
+    console = Console(highlight=False)
+    engine = Engine(SMALL, LARGE, device="cpu")
+    glimp = load_router(ROUTING, SMALL, LARGE)
+    problems = load_problems(options.problems)
+    console.print(INTRODUCTION)
+    for problem in problems[:NUM_SHOWN]:
+        console.print(f"[bold]{problem.prompt}[/bold]")
+        output = show(engine.stream(messages(problem), GREEDY, RoutingParams(router=glimp)), console)
+        is_right = "right" if answer_of(output) == problem.answer else f"wrong: it's {problem.answer}"
+        console.print(f"[dim]({is_right})[/dim]\n")
+    console.print(compare(engine, problems, glimp))
+    return 0
+
+
+def load_problems(count: int) -> "list[Problem]":
+    from glimp_engine.evaluation.graders import ExactGrader
+    from glimp_engine.evaluation.problems import read_by_fields, read_problems, rows_of_file
+
+    return read_problems(rows_of_file(TEST), read_by_fields(None, ""), ExactGrader(), count)[0]
+
+
+def compare(engine: "Engine", problems: "list[Problem]", glimp: Router) -> Table:
+    """A row a router: how often it's right, its seconds, and how much the large model had to write."""
+    table = Table(title=f"{len(problems)} test problems, all at once")
+    for column in ("router", "right", "seconds", "tokens by the large model", "steps by the large model"):
+        table.add_column(column, justify="left" if column == "router" else "right")
+    rate = 0.0
+    named: dict[str, Router] = {"small only": SmallOnly(), "large only": LargeOnly(), "GlimpRouter": glimp}
+    for name in (*named, "random"):
+        router = named.get(name, RandomRouter(rate))
+        began = time.perf_counter()
+        outputs = engine.generate([messages(p) for p in problems], GREEDY, RoutingParams(router=router), use_tqdm=False)
+        seconds = time.perf_counter() - began
+        num_right = sum(answer_of(output) == problem.answer for output, problem in zip(outputs, problems, strict=True))
+        steps = [step for output in outputs for step in output.outputs[0].steps]
+        routed = [step.model is Model.LARGE for step in steps if step.entropy is not None]
+        rate = fmean(routed) if router is glimp else rate  # the control hands over as many steps, but not the same ones
+        tokens = [sum(step.num_tokens for step in steps if step.model is model) for model in Model]
+        share = tokens[Model.LARGE] / sum(tokens)
+        large_steps = f"{fmean(routed):.0%}" if routed else "-"
+        table.add_row(name, f"{num_right / len(problems):.0%}", f"{seconds:.1f}", f"{share:.0%}", large_steps)
+    return table
+
+
+def messages(problem: "Problem") -> list[dict[str, str]]:
+    return [{"role": "user", "content": problem.prompt}]
+
+
+def answer_of(output: RequestOutput) -> str:
+    """What stands behind the thinking."""
+    return output.outputs[0].text.rpartition("</think>")[2].strip()

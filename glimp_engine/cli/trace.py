@@ -1,0 +1,23 @@
+"""`glimp trace`: one answer as a page."""
+
+import argparse
+from pathlib import Path
+
+from glimp_engine.trace_page import trace_page
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `glimp trace`."""
+    parser = commands.add_parser("trace", help="draw an answer: who wrote what, how sure it was, when each model ran")
+    parser.set_defaults(command=command)
+    parser.add_argument("run", type=Path, help="what `glimp run --json` has printed")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the page, HTML")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Write the page."""
+    options.out.write_text(trace_page(options.run), encoding="utf-8")
+    print(f"written: {options.out}")
+    return 0
