@@ -9,9 +9,12 @@ ROUTER ?= glimp:1.0
 PROMPT ?= A baker sells 12 loaves in the morning and half as many in the afternoon, at 3 dollars each. \
 	How much does she earn in a week?
 
-.PHONY: demo test sanitize sanitize-address sanitize-thread
+.PHONY: demo run test sanitize sanitize-address sanitize-thread
 
 demo: .venv/installed
+	.venv/bin/glimp demo
+
+run: .venv/installed
 	.venv/bin/glimp run --small "$(SMALL)" --large "$(LARGE)" --router "$(ROUTER)" "$(PROMPT)"
 
 test: .venv/installed-for-tests

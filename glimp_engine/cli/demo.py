@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from glimp_engine.engine import Engine
     from glimp_engine.evaluation.problems import Problem
 
-__all__ = ["add_parser", "compare"]
+__all__ = ["add_parser", "compare", "load_problems"]
 
 NUM_SHOWN = 5
 GREEDY = SamplingParams(temperature=0, seed=0)
@@ -51,7 +52,7 @@ def command(options: argparse.Namespace) -> int:
         output = show(engine.stream(messages(problem), GREEDY, RoutingParams(router=glimp)), console)
         is_right = "right" if answer_of(output) == problem.answer else f"wrong: it's {problem.answer}"
         console.print(f"[dim]({is_right})[/dim]\n")
-    console.print(compare(engine, problems, glimp))
+    console.print(table_of(compare(engine, problems, glimp), len(problems)))
     return 0
 
 
@@ -62,26 +63,48 @@ def load_problems(count: int) -> "list[Problem]":
     return read_problems(rows_of_file(TEST), read_by_fields(None, ""), ExactGrader(), count)[0]
 
 
-def compare(engine: "Engine", problems: "list[Problem]", glimp: Router) -> Table:
-    """A row a router: how often it's right, its seconds, and how much the large model had to write."""
-    table = Table(title=f"{len(problems)} test problems, all at once")
+@dataclass(frozen=True)
+class Row:
+    """What a router's answers come to."""
+
+    router: str
+    accuracy: float
+    seconds: float
+    large_token_share: float
+    large_step_share: float | None  # of the steps that were routed; None where none was
+
+
+def compare(engine: "Engine", problems: "list[Problem]", glimp: Router) -> list[Row]:
+    """Small only, large only, GlimpRouter, and the control: as many steps by the large model, but not the same ones."""
+    rows = [
+        measure(engine, problems, name, router)
+        for name, router in (("small only", SmallOnly()), ("large only", LargeOnly()), ("GlimpRouter", glimp))
+    ]
+    return [*rows, measure(engine, problems, "random", RandomRouter(rows[-1].large_step_share or 0.0))]
+
+
+def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Router) -> Row:
+    """All problems at once, by one router."""
+    began = time.perf_counter()
+    prompts = [messages(problem) for problem in problems]
+    outputs = engine.generate(prompts, GREEDY, RoutingParams(router=router), use_tqdm=False)
+    seconds = time.perf_counter() - began
+    num_right = sum(answer_of(output) == problem.answer for output, problem in zip(outputs, problems, strict=True))
+    steps = [step for output in outputs for step in output.outputs[0].steps]
+    routed = [step.model is Model.LARGE for step in steps if step.entropy is not None]
+    tokens = [sum(step.num_tokens for step in steps if step.model is model) for model in Model]
+    share = tokens[Model.LARGE] / sum(tokens)
+    return Row(name, num_right / len(problems), seconds, share, fmean(routed) if routed else None)
+
+
+def table_of(rows: list[Row], num_problems: int) -> Table:
+    table = Table(title=f"{num_problems} test problems, all at once")
     for column in ("router", "right", "seconds", "tokens by the large model", "steps by the large model"):
         table.add_column(column, justify="left" if column == "router" else "right")
-    rate = 0.0
-    named: dict[str, Router] = {"small only": SmallOnly(), "large only": LargeOnly(), "GlimpRouter": glimp}
-    for name in (*named, "random"):
-        router = named.get(name, RandomRouter(rate))
-        began = time.perf_counter()
-        outputs = engine.generate([messages(p) for p in problems], GREEDY, RoutingParams(router=router), use_tqdm=False)
-        seconds = time.perf_counter() - began
-        num_right = sum(answer_of(output) == problem.answer for output, problem in zip(outputs, problems, strict=True))
-        steps = [step for output in outputs for step in output.outputs[0].steps]
-        routed = [step.model is Model.LARGE for step in steps if step.entropy is not None]
-        rate = fmean(routed) if router is glimp else rate  # the control hands over as many steps, but not the same ones
-        tokens = [sum(step.num_tokens for step in steps if step.model is model) for model in Model]
-        share = tokens[Model.LARGE] / sum(tokens)
-        large_steps = f"{fmean(routed):.0%}" if routed else "-"
-        table.add_row(name, f"{num_right / len(problems):.0%}", f"{seconds:.1f}", f"{share:.0%}", large_steps)
+    for row in rows:
+        large_steps = "-" if row.large_step_share is None else f"{row.large_step_share:.0%}"
+        shares = (f"{row.large_token_share:.0%}", large_steps)
+        table.add_row(row.router, f"{row.accuracy:.0%}", f"{row.seconds:.1f}", *shares)
     return table
 
 

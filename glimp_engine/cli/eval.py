@@ -132,7 +132,6 @@ def settings_of(
         "sampling": asdict(sampling),
         "routing": budgets,
         "repeats": options.repeats,
-        "branches": {"num_samples": options.branches, "rest": options.branch_rest},
         "machine": {
             "processor": processor_name(),
             "num_threads": options.num_threads or torch.get_num_threads(),

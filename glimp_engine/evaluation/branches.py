@@ -23,10 +23,12 @@ __all__ = ["BranchKey", "branch_jobs", "branch_result"]
 
 @dataclass(frozen=True)
 class BranchKey:
-    """Before which step of which answer."""
+    """Before which step of which answer, and how it goes on."""
 
     problem: str
     step: int
+    num_samples: int
+    rest: Model
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def branch_jobs(
         max_tokens = None if sampling.max_tokens is None else max(sampling.max_tokens - start, 1)
         is_greedy = sampling.temperature == 0
         yield Job(
-            BranchKey(result["problem"], index),
+            BranchKey(result["problem"], index, num_samples, rest),
             tokens["prompt_token_ids"] + tokens["token_ids"][:start],
             replace(sampling, n=1 if is_greedy else num_samples, seed=result["seed"] + index, max_tokens=max_tokens),
             replace(routing, router=SmallOnce(rest), glimpse_logprobs=0, **left),
@@ -84,5 +86,6 @@ def branch_result(
         "step": key.step,
         "signals": {**result["steps"][key.step]["signals"], **own},
         "num_samples": len(answers),
+        "rest": str(key.rest),
         "num_right": sum(answer is not None and grader.is_correct(answer, problem.answer) for answer in answers),
     }

@@ -22,7 +22,6 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         """Raises: ConfigError when another process has it."""
-        directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / "journal.jsonl").open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -55,30 +55,32 @@ class Evaluation:
         self._sampling = sampling
         self._routing = replace(routing, glimpse_logprobs=NUM_GLIMPSE_LOGPROBS)
         self._directory = directory
+        check_settings(directory, settings)
         self._journal = Journal(directory)
-        check_settings(directory / "run.json", settings)
 
     def run(self, routers: list[str], repeats: int, concurrency: int, branching: Branching | None) -> None:
         """All that is not done yet, then the files of the whole."""
         if branching is not None and BRANCH_ROUTER not in routers:
             routers = [*routers, BRANCH_ROUTER]
-        for position, spec in enumerate(routers):
-            self._answer(spec, self._router(spec, routers[:position]), repeats, concurrency)
-        if branching is not None:
-            self._branch(branching, concurrency)
-        self._write(routers, repeats)
-        self._journal.close()
+        try:
+            for position, spec in enumerate(routers):
+                self._answer(spec, self._router(spec, routers[:position]), repeats, concurrency)
+            branches = [] if branching is None else self._branch(branching, concurrency)
+            self._write(routers, repeats, branches)
+        finally:
+            self._journal.close()
 
     def _answer(self, spec: str, router: Router, repeats: int, concurrency: int) -> None:
         keys = [AnswerKey(spec, repeat, problem) for repeat in range(repeats) for problem in self._problems]
         left = [key for key in keys if key_of(key) not in self._journal.items]
+        num_done = len(keys) - len(left)
         routing = replace(self._routing, router=router)
         jobs = (
             Job(key, chat(self._problems[key.problem]), replace(self._sampling, seed=self._seed(key)), routing)
             for key in left
         )
-        num_right = sum(self._result(key)["is_correct"] for key in keys if key not in left)
-        with tqdm(total=len(keys), initial=len(keys) - len(left), desc=spec, unit="answer") as progress:
+        num_right = sum(self._result(key)["is_correct"] for key in keys if key_of(key) in self._journal.items)
+        with tqdm(total=len(keys), initial=num_done, desc=spec, unit="answer") as progress:
             for job, output, clock in run_jobs(self._engine, jobs, concurrency):
                 key = job.key
                 assert isinstance(key, AnswerKey)
@@ -93,7 +95,7 @@ class Evaluation:
                 progress.update()
                 progress.set_postfix(right=f"{num_right / progress.n:.1%}")
 
-    def _branch(self, branching: Branching, concurrency: int) -> None:
+    def _branch(self, branching: Branching, concurrency: int) -> list[dict[str, Any]]:
         if not self._engine.has_one_vocabulary:
             raise ConfigError("branches are for pairs with one vocabulary: an answer is gone on with by its token ids")
         jobs = [
@@ -118,10 +120,12 @@ class Evaluation:
                     item = self._journal.items[key_of(AnswerKey(BRANCH_ROUTER, 0, key.problem))]
                     problem = self._problems[key.problem]
                     line = branch_result(key, item["result"], item["tokens"], output, problem, self._grader)
-                    self._journal.add(key_of(key), {"branch": {**line, "rest": str(branching.rest)}})
+                    self._journal.add(key_of(key), {"branch": line})
                 progress.update()
+        done = (self._journal.items.get(key_of(job.key)) for job in jobs)
+        return [item["branch"] for item in done if item is not None]
 
-    def _write(self, routers: list[str], repeats: int) -> None:
+    def _write(self, routers: list[str], repeats: int, branches: list[dict[str, Any]]) -> None:
         items = [
             self._journal.items[key_of(AnswerKey(spec, repeat, problem))]
             for spec in routers
@@ -130,9 +134,6 @@ class Evaluation:
         ]
         write_jsonl(self._directory / "results.jsonl", (item["result"] for item in items))
         write_jsonl(self._directory / "timings.jsonl", (item["timing"] for item in items))
-        order = {problem: i for i, problem in enumerate(self._problems)}
-        branches = [item["branch"] for item in self._journal.items.values() if "branch" in item]
-        branches.sort(key=lambda line: (order[line["problem"]], line["step"]))
         write_jsonl(self._directory / "branches.jsonl", branches)
 
     def _router(self, spec: str, before: list[str]) -> Router:
@@ -165,23 +166,24 @@ def key_of(key: Any) -> tuple[str | int, ...]:
     """The key as the journal has it."""
     if isinstance(key, AnswerKey):
         return ("answer", key.router, key.repeat, key.problem)
-    return ("branch", key.problem, key.step)
+    return ("branch", key.problem, key.step, key.num_samples, str(key.rest))
 
 
 def chat(problem: Problem) -> list[dict[str, str]]:
     return [{"role": "user", "content": problem.prompt}]
 
 
-def check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or see that they are what an earlier run has written."""
-    settings = json.loads(json.dumps(settings))
+    settings, path = json.loads(json.dumps(settings)), directory / "run.json"
+    directory.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=2))
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
     differing = list(differences(saved, settings))
     if differing:
-        raise ConfigError(f"out is {str(path.parent)!r}, which has another run: {'; '.join(differing)}")
+        raise ConfigError(f"out is {str(directory)!r}, which has another run: {'; '.join(differing)}")
 
 
 def differences(saved: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:

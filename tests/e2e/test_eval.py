@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from glimp_engine.cli.main import main
+from glimp_engine.evaluation.journal import Journal
 
 SHORT = ["--max-tokens", "24", "--max-step-tokens", "6", "--temperature", "0.9"]
 ROUTERS = "small,large,glimp:2.2,random@glimp:2.2,step_entropy:2.0,specreason:5"
@@ -73,6 +74,14 @@ def test_a_torn_line_is_dropped(problems, pair, unbroken, tmp_path):
     assert evaluate(problems, pair, tmp_path, "--repeats", "2") == 0
     assert (tmp_path / "results.jsonl").read_bytes() == (unbroken / "results.jsonl").read_bytes()
     assert (tmp_path / "journal.jsonl").read_bytes().startswith(b"".join(lines[:20]))
+
+
+def test_two_runs_in_one_directory_are_refused(problems, pair, unbroken, tmp_path, capsys):
+    (tmp_path / "run.json").write_bytes((unbroken / "run.json").read_bytes())
+    journal = Journal(tmp_path)
+    assert evaluate(problems, pair, tmp_path, "--repeats", "2") == 1
+    assert "another evaluation is writing there" in capsys.readouterr().err
+    journal.close()
 
 
 def test_a_run_with_other_settings_is_refused(problems, pair, unbroken, capsys):
