@@ -29,7 +29,7 @@ from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Sta
 from glimp_engine.pages import PagePool
 from glimp_engine.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
 from glimp_engine.request import make_request
-from glimp_engine.routers import Model, SmallOnly
+from glimp_engine.routers import GlimpRouter, Model, SmallOnly
 from glimp_engine.routing_file import load_router
 from glimp_engine.sampling import RoutingParams, SamplingParams
 from glimp_engine.scheduler import Plan, Scheduler
@@ -126,9 +126,8 @@ class Engine:
         self._live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
         self._started: Started | None = None  # a tick that the device is at
         self._num_requests = 0
-        self._default_routing = RoutingParams() if router is None else RoutingParams(router=router)
-        if len(models) == 1:
-            self._default_routing = RoutingParams(router=SmallOnly())
+        router = router or (GlimpRouter() if len(models) > 1 else SmallOnly())
+        self._default_routing = RoutingParams(router=router)
         self._undelivered: list[Event] = []  # what other requests' ticks have brought about
 
     # One call for many prompts, or one prompt's events as they come.
@@ -287,9 +286,8 @@ class Engine:
             started, self._started = self._started or self._start(plan), None
             rows = started.finish()
         except Exception as error:  # whatever a forward may raise ends the requests that were in it, and no other
-            log.exception("a forward of the %s model failed", plan.model)
             self._started = None
-            return self._fail(plan, f"{type(error).__name__}: {error}")
+            return self._fail(plan, error)
         now = time.perf_counter()
         self._meter.count_forward(plan, started.began, now, self._pool)
         events: list[Event] = []
@@ -316,8 +314,7 @@ class Engine:
         try:
             self._started = self._start(plan)
         except Exception as error:
-            log.exception("a forward of the %s model failed", plan.model)
-            return self._fail(plan, f"{type(error).__name__}: {error}")
+            return self._fail(plan, error)
         return []
 
     def _take(self, sequence: Sequence, pairs: list[tuple[Row, SampledToken]], now: float) -> list[Event]:
@@ -331,8 +328,9 @@ class Engine:
         events: list[Event] = []
         if sequence.awaits_glimpse:
             self._meter.count_glimpse(sequence)
-            events += self._follow(sequence, lambda: sequence.take_glimpse(sampled), now)
-            if sequence.finish_reason is not None or sequence.model is not Model.SMALL:
+            events += self._follow(sequence, lambda: sequence.take_glimpse(sampled, now), now)
+            is_small = sequence.model is Model.SMALL and not sequence.awaits_glimpse
+            if sequence.finish_reason is not None or not is_small:
                 return events
         family = [sequence]
         for index in range(1, len(pairs)):
@@ -371,14 +369,15 @@ class Engine:
         finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)
         return [*events, finish]
 
-    def _fail(self, plan: Plan, error: str) -> list[Event]:
+    def _fail(self, plan: Plan, error: Exception) -> list[Event]:
+        log.error("a forward of the %s model failed", plan.model, exc_info=error)
         self._scheduler.undo(plan)
         now = time.perf_counter()
         events: list[Event] = []
         for work in plan.work:
             if work.sequence.finish_reason is not None:
                 continue
-            events += self._retire(work.sequence, work.sequence.fail(error, now))
+            events += self._retire(work.sequence, work.sequence.fail(f"{type(error).__name__}: {error}", now))
         return events
 
     def _emit(self, events: list[Event]) -> None:

@@ -1,11 +1,13 @@
 """One prompt and what is asked of it, checked: what all sequences of a request share."""
 
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from glimp_engine.errors import RequestError
-from glimp_engine.routers import Draft, Model, Verdict
+from glimp_engine.routers import Draft, Glimpse, Model, RouteContext, Verdict
 from glimp_engine.sampling import RoutingParams, SamplingParams
 from glimp_engine.streams import Streams
 from glimp_engine.text import Text
@@ -13,6 +15,8 @@ from glimp_engine.text import Text
 __all__ = ["Request", "make_request"]
 
 DEFAULT_ANSWER_TOKENS = 2048  # arXiv 2601.05110
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,29 @@ class Request:
         return self.routing.max_answer_tokens or self.sampling.max_tokens or DEFAULT_ANSWER_TOKENS
 
     @property
-    def review(self) -> Callable[[Draft], Verdict] | None:
-        """How the router judges drafts, if it does."""
-        return getattr(self.routing.router, "review", None)
+    def is_reviewed(self) -> bool:
+        """Whether the router judges drafts."""
+        return hasattr(self.routing.router, "review")
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        """The router's route. Raises: RequestError when it fails."""
+        return self._ask(lambda router: Model(router.decide(glimpse, context)))
+
+    def review(self, draft: Draft) -> Verdict:
+        """The router's verdict. Raises: RequestError when it fails."""
+        return self._ask(lambda router: Verdict(router.review(draft)))
 
     @property
     def question(self) -> str | None:
         """What the large model is asked about a draft first."""
         return getattr(self.routing.router, "question", None)
+
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        try:
+            return question(self.routing.router)
+        except Exception as error:  # a router may be the user's own
+            log.exception("the router of request %s failed", self.request_id)
+            raise RequestError(f"router: {type(error).__name__}: {error}") from error
 
     @property
     def answer_model(self) -> Model | None:

@@ -79,6 +79,7 @@ class Scheduler:
             if work:
                 self._served[model] += self._forward_bytes[model]
                 return Plan(model, work, self.pool.collect_copies() + copies)
+            assert all(sequence.model != model for sequence in self.running), "a sequence waits for a model in vain"
         assert not copies, "a copy was planned and never made"
         return None
 

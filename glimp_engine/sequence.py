@@ -6,14 +6,11 @@
 runs it, then calls `take_glimpse` or `write` with what was sampled, and gets the events back.
 """
 
-import logging
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 from glimp_engine.boundaries import Boundary
 from glimp_engine.drafts import OpenDraft, encode_question, read_score
-from glimp_engine.errors import RequestError
 from glimp_engine.outputs import CompletionOutput, Event, FinishReason, Phase, Step, StepEnd, StepStart, Token
 from glimp_engine.pages import PagePool
 from glimp_engine.request import Request
@@ -22,9 +19,6 @@ from glimp_engine.streams import Streams, TokenStream
 from glimp_engine.transcript import SampledToken, Transcript, Voice
 
 __all__ = ["Sequence"]
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class Sequence:
@@ -94,9 +88,9 @@ class Sequence:
 
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
-        return self._begin_step()
+        return self._begin_step(self._step_began)
 
-    def take_glimpse(self, sampled: SampledToken) -> list[Event]:
+    def take_glimpse(self, sampled: SampledToken, now: float) -> list[Event]:
         """Let the router decide who writes the step that the small model has just been glimpsed for.
 
         Raises: RequestError when the router does.
@@ -105,10 +99,10 @@ class Sequence:
         top = tuple(logprob for _, logprob in sampled.top_logprobs)
         glimpse = Glimpse(sampled.entropy, sampled.token_id, sampled.logprob, top)
         context = RouteContext(self.request.seed, self.index, len(self.steps), self._glimpses)
-        model = self._ask(lambda: Model(self.request.routing.router.decide(glimpse, context)))
+        model = self.request.decide(glimpse, context)
         self._glimpses.append(glimpse)
         first_tokens = sampled.top_logprobs[: self.request.routing.glimpse_logprobs]
-        return self._open_step(model, glimpse.entropy, first_tokens)
+        return self._open_step(model, now, glimpse.entropy, first_tokens)
 
     def take_score(self, samples: dict[int, SampledToken], now: float) -> list[Event]:
         """Take the question back, and let the router judge the draft by the answer, once it's there.
@@ -165,7 +159,7 @@ class Sequence:
         """Another sequence of the request at the same point: its first token is about to be written."""
         child = Sequence(self.request, index, self.streams.fork(pool), self._voices, now)
         child._glimpses = list(self._glimpses)
-        child._open_step(self.steps[0].model, self.steps[0].entropy, self.steps[0].first_tokens)
+        child._open_step(self.steps[0].model, now, self.steps[0].entropy, self.steps[0].first_tokens)
         child.num_seen = self.positions_seen()
         return child
 
@@ -203,17 +197,21 @@ class Sequence:
 
     # Steps: begun at a boundary, opened with a route, closed at the next boundary.
 
-    def _begin_step(self) -> list[Event]:
+    def _begin_step(self, now: float) -> list[Event]:
         if self.phase is Phase.ANSWER and self.request.answer_model is not None:
-            return self._open_step(self.request.answer_model, None)
+            return self._open_step(self.request.answer_model, now)
         if not self.is_glimpsed_next:
-            return self._open_step(Model.LARGE, None)
+            return self._open_step(Model.LARGE, now)
         self.awaits_glimpse = True
         self._run_next(Model.SMALL)
         return []
 
     def _open_step(
-        self, model: Model, entropy: float | None, first_tokens: list[tuple[int, float]] | None = None
+        self,
+        model: Model,
+        now: float,
+        entropy: float | None = None,
+        first_tokens: list[tuple[int, float]] | None = None,
     ) -> list[Event]:
         is_hand_over = self.last_writer not in (None, model)
         self._run_next(model)
@@ -221,14 +219,24 @@ class Sequence:
         step = Step(len(self.steps), self.phase, model, entropy, token_start, text_start)
         step.first_tokens = first_tokens or []
         events: list[Event] = [StepStart(self.request.request_id, self.index, step, is_hand_over)]
-        if model is Model.SMALL and entropy is not None and self.request.review is not None:
+        if model is Model.SMALL and entropy is not None and self.request.is_reviewed:
             self._begin_draft(events)
             events = []
         self.steps.append(step)
         self.transcript.start_step()
         self._step_is_open = True
         self._sums = [0.0, 0.0]
-        return events
+        return events if model is Model.SMALL else events + self._write_choice(now)
+
+    def _write_choice(self, now: float) -> list[Event]:
+        """Begin a large step with what a question's forward has sampled for this place, if one has run over it."""
+        choice = self._large_choices.get(len(self.stream))
+        self._large_choices.clear()
+        if choice is not None:
+            return self.write(choice, now)
+        if not self.num_unseen:  # its logits are gone, so the last token has to be run once more
+            self.stream.table.unfill(Model.LARGE, len(self.stream) - 1, len(self.stream))
+        return []
 
     def _close_step(self, now: float) -> list[Event]:
         if not self._step_is_open:
@@ -277,25 +285,18 @@ class Sequence:
         return []
 
     def _judge(self, score: float | None, now: float) -> list[Event]:
-        review = self.request.review
         assert self._draft is not None
-        assert review is not None
         step, num_tokens = self.steps[-1], len(self.transcript.token_ids) - self.steps[-1].token_start
         entropy, logprob = (total / num_tokens for total in self._sums)
         draft = Draft(num_tokens, entropy, logprob, score)
         step.score = score
-        if self._ask(lambda: Verdict(review(draft))) is Verdict.ACCEPT:
+        if self.request.review(draft) is Verdict.ACCEPT:
             boundary = self._draft.boundary
             return self._keep_draft() + self._follow(boundary, now)
         self._take_draft_back()
-        events = self._open_step(Model.LARGE, step.entropy, step.first_tokens)
-        self.steps[-1].num_redone_tokens, self.steps[-1].score = num_tokens, score
-        choice = self._large_choices.get(len(self.stream))
-        self._large_choices.clear()
-        if choice is not None:
-            return events + self.write(choice, now)
-        if not self.num_unseen:  # its logits are gone, so the last token has to be run once more
-            self.stream.table.unfill(Model.LARGE, len(self.stream) - 1, len(self.stream))
+        index = len(self.steps)
+        events = self._open_step(Model.LARGE, now, step.entropy, step.first_tokens)
+        self.steps[index].num_redone_tokens, self.steps[index].score = num_tokens, score
         return events
 
     def _keep_draft(self) -> list[Event]:
@@ -317,13 +318,6 @@ class Sequence:
         seen = self.positions_seen()
         cut()
         self.num_seen = [min(seen[model], len(self.streams.of(model))) for model in Model]
-
-    def _ask(self, router: Callable[[], T]) -> T:
-        try:
-            return router()
-        except Exception as error:  # a router may be the user's own
-            log.exception("the router of request %s failed", self.request.request_id)
-            raise RequestError(f"router: {type(error).__name__}: {error}") from error
 
     # What follows a token.
 
@@ -363,7 +357,7 @@ class Sequence:
 
     def _next_step(self, now: float) -> list[Event]:
         events = self._close_step(now)
-        events += self._begin_step()
+        events += self._begin_step(now)
         if self._is_out_of_room():  # what was carried over may have filled the other model's context
             events += self.finish(FinishReason.LENGTH, now)
         return events

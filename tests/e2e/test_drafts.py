@@ -248,6 +248,47 @@ def test_the_score_is_the_digit_that_the_large_model_finds_most_likely(script):
     assert [draft.num_tokens for draft in router.drafts] == [2, 1, 2]
 
 
+@pytest.mark.parametrize("question", [None, "Is it right?"])
+def test_the_answer_behind_a_draft_that_ends_the_thinking(thinking_script, question):
+    """The large model has seen </think> when it was asked about it, and what it wrote behind it is kept from then."""
+    messages = [{"role": "user", "content": "Go"}]
+    num_prompt = len(thinking_script.text.encode_chat(messages))
+    pieces = [" w1.\n\n", " w2.\n\n", "</think>", "\n\n", " w3", "\n\n", " w4"]
+    models = [thinking_script.model(num_prompt, pieces) for _ in Model]
+    engine = Engine(*models, kv_cache_bytes=1 << 20)
+    routing = RoutingParams(router=Keep(question=question))
+    completion = engine.generate(messages, GREEDY, routing, use_tqdm=False)[0].outputs[0]
+    assert completion.text == " w1.\n\n w2.\n\n</think>\n\n w3\n\n w4"
+    assert [str(step.model) for step in completion.steps] == ["small"] * 3 + ["large"]
+    assert engine.stats().recomputed_tokens == 0
+    check_pages(engine)
+
+
+class Both(Whim):
+    """Decides by the glimpse, and judges what it has left to the small model."""
+
+    num_top_logprobs = 1
+
+    def decide(self, glimpse, context):
+        return Model.LARGE if context.step_index % 3 == 1 else Model.SMALL
+
+
+@pytest.mark.parametrize("question", [None, "Is it right?"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_router_may_decide_and_judge(small_path, large_path, question, sampling):
+    alone = []
+    for prompt in PROMPTS:
+        engine = Engine(small_path, large_path)
+        output = engine.generate(prompt, sampling, routing(Both(question=question)), use_tqdm=False)[0]
+        alone.append(output.outputs[0].token_ids)
+        assert all(step.model is Model.LARGE for step in output.outputs[0].steps[1::3])
+        assert engine.stats().recomputed_tokens == 0
+        check_pages(engine)
+    engine = Engine(small_path, large_path)
+    together = engine.generate(PROMPTS, sampling, routing(Both(question=question)), use_tqdm=False)
+    assert token_ids(together) == alone
+
+
 def test_a_question_that_does_not_fit_is_not_asked(script):
     router = scored("Is it right? " * 40)
     models = [script.model(2, STEPS) for _ in Model]
