@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,8 @@ def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Rout
     """All problems at once, by one router."""
     began = time.perf_counter()
     prompts = [messages(problem) for problem in problems]
-    outputs = engine.generate(prompts, GREEDY, RoutingParams(router=router), use_tqdm=False)
+    sampling = [replace(GREEDY, seed=i) for i in range(len(prompts))]  # what RandomRouter depends on
+    outputs = engine.generate(prompts, sampling, RoutingParams(router=router), use_tqdm=False)
     seconds = time.perf_counter() - began
     num_right = sum(answer_of(output) == problem.answer for output, problem in zip(outputs, problems, strict=True))
     steps = [step for output in outputs for step in output.outputs[0].steps]
@@ -98,7 +99,9 @@ def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Rout
 
 
 def table_of(rows: list[Row], num_problems: int) -> Table:
-    table = Table(title=f"{num_problems} test problems, all at once")
+    table = Table(
+        title=f"{num_problems} test problems, all at once; models this small wait for Python most of the time"
+    )
     for column in ("router", "right", "seconds", "tokens by the large model", "steps by the large model"):
         table.add_column(column, justify="left" if column == "router" else "right")
     for row in rows:
