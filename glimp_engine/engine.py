@@ -159,7 +159,7 @@ class Engine:
                     pending.add(request_id)
                 except RequestError as error:
                     log.warning("request %s: %s", request_id, error)
-                    outputs[request_id] = failed_output(request_id, prompt, error)
+                    outputs[request_id] = RequestOutput.failed(request_id, prompt, error)
             with tqdm(total=len(each), initial=len(outputs), unit="prompt", disable=not use_tqdm) as progress:
                 while pending:
                     for event in self._events_of(pending):
@@ -398,8 +398,3 @@ class Engine:
     def _new_request_id(self) -> str:
         request_id = f"request-{secrets.token_hex(4)}"
         return self._new_request_id() if request_id in self._live else request_id
-
-
-def failed_output(request_id: str, prompt: Prompt, error: RequestError) -> RequestOutput:
-    """The output of a request that could not be run at all."""
-    return RequestOutput(request_id, prompt if isinstance(prompt, str) else None, [], [], error=str(error))

@@ -99,6 +99,11 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     error: str | None = None  # why, where a finish_reason is `error`
 
+    @classmethod
+    def failed(cls, request_id: str, prompt: object, error: Exception) -> "RequestOutput":
+        """The output of a request that could not be run at all."""
+        return cls(request_id, prompt if isinstance(prompt, str) else None, [], [], error=str(error))
+
 
 @dataclass(frozen=True)
 class StepStart:

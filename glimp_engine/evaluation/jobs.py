@@ -48,7 +48,7 @@ def run_jobs(engine: Engine, jobs: Iterable[Job], concurrency: int) -> Iterator[
                 engine.add_request(request_id, job.prompt, job.sampling, job.routing)
                 running[request_id] = job, clock
             except RequestError as error:
-                yield job, RequestOutput(request_id, None, [], [], error=str(error)), clock
+                yield job, RequestOutput.failed(request_id, job.prompt, error), clock
         if not running:
             return
         for event in engine.advance():
