@@ -62,7 +62,7 @@ def command(options: argparse.Namespace) -> int:
         router=router, answer_model=options.answer_model, glimpse_logprobs=NUM_FIRST_TOKENS if options.json else 0
     )
     engine = make_engine(options)
-    ticks = engine.record_ticks()
+    ticks = engine.record_ticks() if options.json else []
     began = time.perf_counter()
     events = engine.stream(prompt, sampling, routing)
     if options.json:

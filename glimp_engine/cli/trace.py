@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from glimp_engine.errors import ConfigError
 from glimp_engine.trace_page import trace_page
 
 __all__ = ["add_parser"]
@@ -17,7 +18,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def command(options: argparse.Namespace) -> int:
-    """Write the page."""
-    options.out.write_text(trace_page(options.run), encoding="utf-8")
+    """Write the page. Raises: ConfigError when there's no run, or the page can't be written."""
+    page = trace_page(options.run)
+    try:
+        options.out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out is {options.out}: {error.strerror}; allowed: a file that can be written") from None
     print(f"written: {options.out}")
     return 0

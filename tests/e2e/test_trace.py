@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from glimp_engine.cli.main import main
 
 PROMPT = "How many apples are there in all"
-HOSTILE = "</script><img src=x onerror=\"document.title='harmed'\"> \"quoted\" & 'so' "
+MIN_CONTRAST = 4.5  # WCAG 2.1, 1.4.3
+HOSTILE = "</script ><!--<script ></script><img src=x onerror=\"document.title='harmed'\"> \"quoted\" & 'so' "
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +57,26 @@ def page(chromium):
         browser.close()
 
 
+def test_the_ticks_of_a_run_add_up_to_its_counters(trace):
+    run, _ = trace()
+    for model in ("small", "large"):
+        ticks, stats = [tick for tick in run["ticks"] if tick["model"] == model], run["stats"][model]
+        assert len(ticks) == stats["num_forwards"] > 0
+        assert sum(tick["ended"] - tick["began"] for tick in ticks) == pytest.approx(stats["seconds"])
+        for kind in ("prompt", "catch_up", "question", "decode"):
+            assert sum(each[kind] for tick in ticks for each in tick["tokens"]) == stats[f"{kind}_tokens"]
+    completion = run["outputs"][0]
+    last_writer = completion["steps"][-1]["model"]
+    num_run = sum(run["stats"][last_writer][f"{kind}_tokens"] for kind in ("prompt", "catch_up", "decode"))
+    assert num_run == len(run["prompt_token_ids"]) + len(completion["token_ids"]) - 1  # the last one is not run
+    times = [seconds for tick in run["ticks"] for seconds in (tick["began"], tick["ended"])]
+    assert [0, *times, run["seconds"]] == sorted([0, *times, run["seconds"]])
+    for tick in run["ticks"]:
+        pages = tick["num_used_pages"] + tick["num_cached_pages"] + tick["num_free_pages"]
+        assert pages == run["stats"]["num_pages"]
+    assert run["ticks"][-1]["num_used_pages"] > 0
+
+
 def test_the_page_shows_the_steps_and_when_each_model_ran(trace, page):
     run, path = trace()
     page.goto(path.as_uri())
@@ -90,6 +112,52 @@ def test_hovering_and_the_keyboard_show_the_five_most_likely_first_tokens(trace,
     page.locator(".step").first.focus()
     assert tip.is_visible()
     assert page.complaints == []
+
+
+def test_the_first_tokens_are_within_the_window(trace, page):
+    def make_one_tall(run):
+        steps = run["outputs"][0]["steps"]
+        run["outputs"][0]["steps"] = (steps * 20)[:20]
+        run["outputs"][0]["steps"][1] = {**steps[1], "text": "line\n" * 100}
+
+    _, path = trace(change=make_one_tall)
+    page.goto(path.as_uri())
+    inside = """() => {
+        const box = document.getElementById("tip").getBoundingClientRect();
+        return box.width > 0 && box.top >= 0 && box.bottom <= innerHeight && box.left >= 0 && box.right <= innerWidth;
+    }"""
+    page.locator(".step").nth(1).hover()
+    assert page.evaluate(inside)
+    page.mouse.move(0, 0)
+    for _ in range(20):  # most of them are out of sight before the key is pressed
+        page.keyboard.press("Tab")
+        page.wait_for_function(inside, timeout=3000)
+    assert page.evaluate("document.activeElement === document.querySelector('.step:last-child')")
+    page.set_viewport_size({"width": 390, "height": 600})
+    page.locator(".step").first.hover()
+    assert page.evaluate(inside)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_the_page_in_light_and_in_dark(trace, page, scheme):
+    _, path = trace()
+    page.emulate_media(color_scheme=scheme)
+    page.goto(path.as_uri())
+    assert (brightness(page, "body", "backgroundColor") > 0.5) == (scheme == "light")
+    page.locator(".step").first.focus()
+    behind = {"#prompt": "#prompt", "#summary": "body", "#tip .quiet": "#tip", "#tip code": "#tip code"}
+    in_a_step = dict.fromkeys((".step .text", ".entropy", ".small .who", ".large .who"), ".step")
+    for text, background in (behind | in_a_step).items():
+        low, high = sorted((brightness(page, text, "color"), brightness(page, background, "backgroundColor")))
+        assert (high + 0.05) / (low + 0.05) >= MIN_CONTRAST, text
+
+
+def brightness(page, selector, name):
+    """The relative luminance of a colour that is in force, 0 to 1, as WCAG defines it."""
+    colour = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{name}")
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_what_a_model_has_written_is_text_and_nothing_else(trace, page):
@@ -132,12 +200,24 @@ def test_a_failed_run_says_why(trace, page):
     assert page.complaints == []
 
 
+RUN_OF = '{"prompt_text": "", "outputs": [%s], "seconds": 1, "stats": {"hand_overs": 0}, "ticks": [%s]}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "expected the output of `glimp run --json`, found"),
         ("[]", "found no prompt_text, outputs, seconds, stats, ticks"),
         ('{"prompt_text": "", "outputs": [], "seconds": 1, "stats": {}}', "found no ticks"),
+        ('{"prompt_text": "", "outputs": 1, "seconds": 1, "stats": {}, "ticks": []}', "found no stats.hand_overs"),
+        (RUN_OF % ("{}", ""), "found no outputs[0].finish_reason, outputs[0].steps"),
+        (RUN_OF % ('{"finish_reason": "stop", "steps": {}}', ""), "found dict where outputs[0].steps should be a list"),
+        (
+            RUN_OF % ('{"finish_reason": "stop", "steps": [{"model": "small"}]}', ""),
+            "found no outputs[0].steps[0].text",
+        ),
+        (RUN_OF % ("", '{"model": "small"}'), "found no ticks[0].began"),
+        (RUN_OF % ("", "NaN"), "found NaN, which is no JSON"),
         (None, "No such file"),
     ],
 )
@@ -149,3 +229,9 @@ def test_a_file_that_is_no_run_is_refused(tmp_path, capsys, text, message):
     told = capsys.readouterr().err
     assert str(path) in told
     assert message in told
+
+
+def test_a_page_that_cannot_be_written_is_told_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "run.json").write_text(RUN_OF % ("", ""))
+    assert main(["trace", str(tmp_path / "run.json"), "-o", str(tmp_path / "none" / "trace.html")]) == 1
+    assert f"--out is {tmp_path / 'none' / 'trace.html'}: No such file or directory" in capsys.readouterr().err
