@@ -135,7 +135,7 @@ def settings_of(
         "machine": {
             "processor": processor_name(),
             "num_threads": options.num_threads or torch.get_num_threads(),
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
             "torch": torch.__version__,
             "concurrency": options.concurrency,

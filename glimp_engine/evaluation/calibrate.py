@@ -158,7 +158,8 @@ class Curve:
         points = thresholds_of(run)
         lowest, highest = (points[0][0], points[-1][0]) if points else (0.0, 0.0)
         ends = [(0.0, "large")] * (lowest > 0) + points + [(2 * highest + 1.0, "small")] * math.isfinite(highest)
-        self._points = [(threshold, router) for threshold, router in ends if router in run.routers]
+        usable = run.timed_alike() if kind == "latency" else run.routers
+        self._points = [(threshold, router) for threshold, router in ends if router in usable]
         if len(points) < 2 or "large" not in run.routers:
             raise ConfigError(
                 f"target is {kind}, which takes a run with large and at least two glimp:THRESHOLD; "

@@ -54,8 +54,8 @@ def result_of(key: AnswerKey, problem: Problem, seed: int, output: RequestOutput
     }
 
 
-def timing_of(key: AnswerKey, output: RequestOutput, clock: Clock) -> dict[str, Any]:
-    """A line of timings.jsonl, in seconds; the answer took [began, ended] since 1970."""
+def timing_of(key: AnswerKey, output: RequestOutput, clock: Clock, concurrency: int) -> dict[str, Any]:
+    """A line of timings.jsonl, in seconds; the answer took [began, ended] since 1970, beside at most so many others."""
     return {
         "problem": key.problem,
         "router": key.router,
@@ -64,6 +64,7 @@ def timing_of(key: AnswerKey, output: RequestOutput, clock: Clock) -> dict[str, 
         "ended": clock.began + clock.seconds,
         "seconds": clock.seconds,
         "first_token_seconds": clock.first_token_seconds,
+        "concurrency": concurrency,
         "step_seconds": [step.seconds for completion in output.outputs for step in completion.steps],
     }
 

@@ -32,7 +32,7 @@ def write_report(directory: Path) -> Path:
     run = RunFiles.read(directory)
     rows = [summarise(run, router) for router in run.routers]
     found = discriminate(run.branches)
-    sections = [table_section(rows), latency_section(rows), entropy_section(run)]
+    sections = [table_section(rows), latency_section(run, rows), entropy_section(run)]
     sections += [signal_section(run, found)] if run.branches else []
     sections += [time_section(run), run_section(run)]
     title = f"Routing on {escape(str(run.settings['problems']))}"
@@ -66,12 +66,17 @@ def table_section(rows: list[RouterSummary]) -> str:
     return section("Routers", f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>', how)
 
 
-def latency_section(rows: list[RouterSummary]) -> str:
-    how = (
+def latency_section(run: RunFiles, rows: list[RouterSummary]) -> str:
+    alike = run.timed_alike()
+    left_out = ", ".join(escape(router) for router in run.routers if router not in alike)
+    how = f"Left out, as they ran with another number of problems at once: {left_out}. " if left_out else ""
+    how += (
         "Up and left is better. Bars are 95% intervals. Points on the line between <i>small</i> and <i>large</i> are "
         "what mixing at random gives; thresholds above it are worth their hand-overs."
     )
-    return section("Accuracy and latency", charts.accuracy_and_latency(rows), how)
+    return section(
+        "Accuracy and latency", charts.accuracy_and_latency([row for row in rows if row.router in alike]), how
+    )
 
 
 def entropy_section(run: RunFiles) -> str:
@@ -112,7 +117,7 @@ def signal_section(run: RunFiles, found: list[Discrimination]) -> str:
 
 def time_section(run: RunFiles) -> str:
     parts: dict[str, dict[str, float]] = {}
-    for router in run.routers:
+    for router in run.timed_alike():
         results, timings = run.of(router)
         own = defaultdict[str, float](float)
         for result, timing in zip(results, timings, strict=True):

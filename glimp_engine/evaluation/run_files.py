@@ -45,6 +45,11 @@ class RunFiles:
         own = [(result, timing) for result, timing in pairs if result["router"] == router]
         return [result for result, _ in own], [timing for _, timing in own]
 
+    def timed_alike(self) -> list[str]:
+        """The routers whose answers were timed with as many at once as the first one's: latencies compare only then."""
+        found = {router: {timing["concurrency"] for timing in self.of(router)[1]} for router in self.routers}
+        return [router for router in self.routers if found[router] == found[self.routers[0]]]
+
 
 def routed_steps(results: Iterable[Line]) -> list[Line]:
     """The steps for which a glimpse was taken."""

@@ -87,7 +87,7 @@ class Evaluation:
                 result = result_of(key, self._problems[key.problem], self._seed(key), output, self._grader)
                 if isinstance(router, RandomRouter):
                     result["rate"] = router.rate
-                item = {"result": result, "timing": timing_of(key, output, clock)}
+                item = {"result": result, "timing": timing_of(key, output, clock, concurrency)}
                 if spec == BRANCH_ROUTER and output.outputs:
                     item["tokens"] = tokens_of(output)
                 self._journal.add(key_of(key), item)

@@ -25,7 +25,7 @@ def step(entropy, model="small", num_tokens=10, is_routed=True):
     }
 
 
-def answer(router, problem, steps, is_correct=True, seconds=1.0, repeat=0, began=0.0):
+def answer(router, problem, steps, is_correct=True, seconds=1.0, repeat=0, began=0.0, concurrency=1):
     """(a line of results, a line of timings)."""
     large = sum(s["num_tokens"] for s in steps if s["model"] == "large")
     result = {
@@ -40,7 +40,13 @@ def answer(router, problem, steps, is_correct=True, seconds=1.0, repeat=0, began
         "hand_overs": 1,
         "steps": steps,
     }
-    return result, {"seconds": seconds, "began": began, "ended": began + seconds, "step_seconds": [seconds]}
+    return result, {
+        "seconds": seconds,
+        "began": began,
+        "ended": began + seconds,
+        "step_seconds": [seconds],
+        "concurrency": concurrency,
+    }
 
 
 def run_of(answers, branches=()):
@@ -59,6 +65,13 @@ def test_a_summary():
     assert row.large_token_share == pytest.approx(30 / 60)
     assert row.intervention_rate == pytest.approx(1 / 4)
     assert len(row.cells()) == 10
+
+
+def test_latencies_compare_only_where_as_many_ran_at_once():
+    answers = [
+        answer(router, "a", [step(1.0)], concurrency=n) for router, n in (("small", 1), ("large", 1), ("glimp:0", 8))
+    ]
+    assert run_of(answers).timed_alike() == ["small", "large"]
 
 
 def test_pauses_are_not_busy():
