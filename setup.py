@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -47,12 +47,8 @@ def check_tools() -> None:
 
 setup(
     packages=[
-        "glimp_engine",
-        "glimp_engine.cli",
-        "glimp_engine.demo_pair",
-        "glimp_engine.evaluation",
-        "glimp_engine.kernels",
-        "glimp_engine.kernels.gpu",
+        *find_packages(include=["glimp_engine", "glimp_engine.*"]),
+        *(f"glimp_engine.{name}" for name in find_packages(include=["kernels", "kernels.*"])),
     ],
     package_dir={"glimp_engine": "glimp_engine", "glimp_engine.kernels": "kernels"},
     ext_modules=[

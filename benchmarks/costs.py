@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from glimp_engine.gguf_header import read_gguf_header
+from glimp_engine.checkpoints.gguf_header import read_gguf_header
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 

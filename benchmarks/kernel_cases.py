@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, dequantize_rows
 from glimp_engine.kernels import Attention, Sampling
 from glimp_engine.kernels.abi import CKV, TYPES, CWeight
 from glimp_engine.kernels.native import NativeOps, attention_of, sampling_of
 from glimp_engine.kernels.reference import ReferenceOps
-from glimp_engine.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, dequantize_rows
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM = 1536, 8960, 12, 2, 128  # Qwen2.5 1.5B
 VOCAB_SIZES = (49152, 151936)  # SmolLM2, Qwen2.5

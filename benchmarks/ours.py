@@ -20,7 +20,7 @@ from serve import serve
 
 from glimp_engine import Engine, Finish, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly
 from glimp_engine.kernels import Attention
-from glimp_engine.kv_store import KVStore
+from glimp_engine.models.kv_store import KVStore
 
 PAGE_SIZE = 16
 LOGIT_ROWS = 128  # of logits at every position made by one forward: 78 MB of Qwen2.5's vocabulary
@@ -68,7 +68,7 @@ class Ours:
         self.engine = Engine(*self.models, **self.options)
         seconds = time.perf_counter() - began
         # there is no public way to run a forward or the tokenizer alone
-        self.model, self.text = self.engine._runners[0].model, self.engine._voices[0].text
+        self.model, self.text = self.engine._loop.runners[0].model, self.engine._voices[0].text
         self.engines: dict[str, Engine] = {}  # one for each router of a routed run
         return {
             "seconds": seconds,

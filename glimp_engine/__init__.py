@@ -17,8 +17,7 @@ from glimp_engine.outputs import (
     StepStart,
     Token,
 )
-from glimp_engine.post_hoc import SpecReason, StepEntropyRouter, StepPerplexityRouter
-from glimp_engine.routers import (
+from glimp_engine.routing import (
     Draft,
     GlimpRouter,
     Glimpse,
@@ -27,10 +26,14 @@ from glimp_engine.routers import (
     RandomRouter,
     RouteContext,
     Router,
+    RoutingParams,
     SmallOnly,
+    SpecReason,
+    StepEntropyRouter,
+    StepPerplexityRouter,
     Verdict,
 )
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.sampling import SamplingParams
 
 __all__ = [
     "CapacityError",

@@ -3,52 +3,45 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Sized
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import groupby
+from dataclasses import replace
 from os import PathLike
 
 from tqdm import tqdm
 
-from glimp_engine.batch import Row, SamplingColumns, build_batch
 from glimp_engine.config import EngineConfig
+from glimp_engine.decoding_loop import DecodingLoop
 from glimp_engine.errors import ConfigError, RequestError
 from glimp_engine.load import (
     LoadedModel,
     ModelSource,
     load_models,
+    load_router,
     make_dictionary,
     make_runners,
     make_voice,
     plan_memory,
 )
 from glimp_engine.meter import Meter
-from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput, Stats, Tick
-from glimp_engine.pages import PagePool
-from glimp_engine.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
-from glimp_engine.request import make_request
-from glimp_engine.routers import GlimpRouter, Model, SmallOnly
-from glimp_engine.routing_file import load_router
-from glimp_engine.sampling import RoutingParams, SamplingParams
-from glimp_engine.scheduler import Plan, Scheduler
-from glimp_engine.sequence import Sequence
-from glimp_engine.transcript import SampledToken
+from glimp_engine.outputs import Event, Finish, RequestOutput, Stats, Tick
+from glimp_engine.routing import GlimpRouter, Model, RoutingParams, SmallOnly
+from glimp_engine.sampling import SamplingParams
+from glimp_engine.sequences import (
+    PagePool,
+    Prompt,
+    Scheduler,
+    Sequence,
+    check_type,
+    list_prompts,
+    make_request,
+    make_streams,
+    one_for_each,
+)
 
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Started:
-    """A tick that has begun: what it is, and what waits for its samples."""
-
-    plan: Plan
-    rows: list[Row]
-    finish: Callable[[], list[SampledToken]]
-    began: float
 
 
 class Engine:
@@ -116,15 +109,17 @@ class Engine:
         texts = self._dictionary.texts
         voices = [make_voice(loaded, text, skip_code_fences) for loaded, text in zip(models, texts, strict=False)]
         self._voices = (voices[0], voices[-1])
-        self._runners = make_runners(models, voices, self._dictionary, memory, config, op_set)
-        self._pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
-        self._scheduler = Scheduler(
-            self._pool, max_batch_size, max_batch_tokens, tuple(loaded.model.weight_bytes for loaded in models)
-        )
-        self._sampling = SamplingColumns()
+        pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
+        forward_bytes = tuple(loaded.model.weight_bytes for loaded in models)
         self._meter = Meter()
-        self._live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
-        self._started: Started | None = None  # a tick that the device is at
+        self._loop = DecodingLoop(
+            make_runners(models, voices, self._dictionary, memory, config, op_set),
+            pool,
+            Scheduler(pool, max_batch_size, max_batch_tokens, forward_bytes),
+            self._meter,
+            page_size,
+            starts_ahead=config.has_graphs,
+        )
         self._num_requests = 0
         router = router or (GlimpRouter() if len(models) > 1 else SmallOnly())
         self._default_routing = RoutingParams(router=router)
@@ -210,11 +205,11 @@ class Engine:
         """
         sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
         routing = check_type("routing", routing, RoutingParams) or self._default_routing
-        if not isinstance(request_id, str) or request_id in self._live:
+        if not isinstance(request_id, str) or request_id in self._loop.live:
             raise RequestError(f"request_id is {request_id!r}; allowed: a string that no unfinished request has")
-        if len(self._runners) == 1 and routing.router.only is not Model.SMALL:
+        if len(self._loop.runners) == 1 and routing.router.only is not Model.SMALL:
             raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
-        streams = make_streams(prompt, self._dictionary, self._pool)
+        streams = make_streams(prompt, self._dictionary, self._loop.pool)
         request = make_request(
             request_id,
             self._num_requests,
@@ -227,26 +222,21 @@ class Engine:
         )
         self._num_requests += 1
         sequence = Sequence(request, 0, streams, self._voices, time.perf_counter())
-        self._live[request_id] = [sequence]
-        self._scheduler.add(sequence)
-        self._emit(sequence.begin())
+        self._emit(self._loop.add(sequence))
 
     def advance(self) -> list[Event]:
         """One tick: the events that it and the calls since the last one have brought about."""
-        self._emit(self._tick())
+        self._emit(self._loop.tick())
         events, self._undelivered = self._undelivered, []
         return events
 
     def abort(self, request_id: str) -> None:
         """End a request now; its output so far comes with the next `advance`. An unknown id is ignored, as in vLLM."""
-        now = time.perf_counter()
-        for sequence in list(self._live.get(request_id, ())):
-            if sequence.finish_reason is None:
-                self._emit(self._retire(sequence, sequence.finish(FinishReason.ABORT, now)))
+        self._emit(self._loop.abort(request_id))
 
     def has_unfinished(self) -> bool:
         """Whether there is anything left for `advance` to do or to tell."""
-        return bool(self._live or self._undelivered)
+        return bool(self._loop.live or self._undelivered)
 
     @property
     def has_one_vocabulary(self) -> bool:
@@ -263,122 +253,17 @@ class Engine:
 
     def stats(self) -> Stats:
         """A copy of the counters, and the state of the pages."""
-        scheduler = self._scheduler
+        scheduler, pool = self._loop.scheduler, self._loop.pool
         return replace(
             self._meter.snapshot(),
             cached_prompt_tokens=scheduler.num_cached_tokens,
             preemptions=scheduler.num_preemptions,
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
-            num_pages=self._pool.num_pages,
-            num_free_pages=self._pool.num_free,
-            num_cached_pages=self._pool.num_cached,
+            num_pages=pool.num_pages,
+            num_free_pages=pool.num_free,
+            num_cached_pages=pool.num_cached,
         )
-
-    # A tick.
-
-    def _tick(self) -> list[Event]:
-        """Finish the tick that was started before, or else one started now; then start the next, if the device can."""
-        plan = self._started.plan if self._started is not None else self._scheduler.plan()
-        if plan is None:
-            return []
-        try:
-            started, self._started = self._started or self._start(plan), None
-            rows = started.finish()
-        except Exception as error:  # whatever a forward may raise ends the requests that were in it, and no other
-            self._started = None
-            return self._fail(plan, error)
-        now = time.perf_counter()
-        self._meter.count_forward(plan, started.began, now, self._pool)
-        events: list[Event] = []
-        by_sequence = groupby(zip(started.rows, rows, strict=True), key=lambda pair: pair[0].sequence)
-        for sequence, pairs in by_sequence:
-            if sequence.finish_reason is None:  # else it was aborted meanwhile
-                events += self._take(sequence, list(pairs), now)
-        return events + self._start_ahead()
-
-    def _start(self, plan: Plan) -> "Started":
-        """Begin a tick: pages are copied, and the model's runner is given the batch."""
-        began = time.perf_counter()
-        for copy in plan.copies:
-            for each in self._runners:
-                each.kv.copy_page(copy.source, copy.target)
-        batch = build_batch(plan, self.config.page_size, self._sampling)
-        return Started(plan, batch.rows, self._runners[plan.model].start(batch), began)
-
-    def _start_ahead(self) -> list[Event]:
-        """Let a device that works by itself have the next tick while this one's events are delivered."""
-        plan = self._scheduler.plan() if self.config.has_graphs else None
-        if plan is None:
-            return []
-        try:
-            self._started = self._start(plan)
-        except Exception as error:
-            return self._fail(plan, error)
-        return []
-
-    def _take(self, sequence: Sequence, pairs: list[tuple[Row, SampledToken]], now: float) -> list[Event]:
-        """What follows from what was sampled for a sequence, and for its forks where they are about to be born."""
-        sampled = pairs[0][1]
-        if any(each.entropy != each.entropy for _, each in pairs):
-            return self._retire(sequence, sequence.fail(f"the {sequence.model} model's logits are not numbers", now))
-        if sequence.awaits_score:
-            samples = {row.num_after: sampled for row, sampled in pairs}
-            return self._follow(sequence, lambda: sequence.take_score(samples, now), now)
-        events: list[Event] = []
-        if sequence.awaits_glimpse:
-            self._meter.count_glimpse(sequence)
-            events += self._follow(sequence, lambda: sequence.take_glimpse(sampled, now), now)
-            is_small = sequence.model is Model.SMALL and not sequence.awaits_glimpse
-            if sequence.finish_reason is not None or not is_small:
-                return events
-        family = [sequence]
-        for index in range(1, len(pairs)):
-            child = sequence.fork(index, self._pool, now)
-            self._scheduler.add(child)
-            self._live[sequence.request.request_id].append(child)
-            family.append(child)
-        for member, (_, own) in zip(family, pairs, strict=True):
-            events += self._follow(member, partial(member.write, own, now), now)
-        return events
-
-    def _follow(self, sequence: Sequence, take: Callable[[], list[Event]], now: float) -> list[Event]:
-        """Let a sequence take what was sampled for it, and retire it if that, or its router's failure, ends it."""
-        try:
-            events = take()
-        except RequestError as error:
-            events = sequence.fail(str(error), now)
-        return events if sequence.finish_reason is None else self._retire(sequence, events)
-
-    def _retire(self, sequence: Sequence, events: list[Event]) -> list[Event]:
-        """Take a finished sequence out of the engine; the last one of a request brings its output."""
-        self._scheduler.remove(sequence)
-        request, family = sequence.request, self._live[sequence.request.request_id]
-        output = None
-        if all(member.finish_reason is not None for member in family):
-            del self._live[request.request_id]
-            errors = [member.error for member in family if member.error is not None]
-            output = RequestOutput(
-                request_id=request.request_id,
-                prompt=request.prompt,
-                prompt_token_ids=request.prompt_token_ids,
-                outputs=[member.output() for member in family],
-                error=errors[0] if errors else None,
-            )
-        assert sequence.finish_reason is not None
-        finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)
-        return [*events, finish]
-
-    def _fail(self, plan: Plan, error: Exception) -> list[Event]:
-        log.error("a forward of the %s model failed", plan.model, exc_info=error)
-        self._scheduler.undo(plan)
-        now = time.perf_counter()
-        events: list[Event] = []
-        for work in plan.work:
-            if work.sequence.finish_reason is not None:
-                continue
-            events += self._retire(work.sequence, work.sequence.fail(f"{type(error).__name__}: {error}", now))
-        return events
 
     def _emit(self, events: list[Event]) -> None:
         self._meter.count_events(events)
@@ -397,4 +282,4 @@ class Engine:
 
     def _new_request_id(self) -> str:
         request_id = f"request-{secrets.token_hex(4)}"
-        return self._new_request_id() if request_id in self._live else request_id
+        return self._new_request_id() if request_id in self._loop.live else request_id

@@ -7,25 +7,27 @@ from pathlib import Path
 
 import torch
 
-from glimp_engine.boundaries import BoundaryTable
-from glimp_engine.checkpoint import load_checkpoint, locate, open_checkpoint
+from glimp_engine.checkpoints import fingerprint, load_checkpoint, locate, open_checkpoint
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
-from glimp_engine.graphs import CudaGraphs, GraphRunner, PlainTicks, Recorder
+from glimp_engine.execution import Ahead, CudaGraphs, Forward, GraphRunner, ModelRunner, PlainTicks, Recorder
 from glimp_engine.kernels import Ops
 from glimp_engine.kernels.native import NativeOps
-from glimp_engine.kv_store import KVStore, num_pages_within
-from glimp_engine.model import Decoder
-from glimp_engine.native_model import NativeDecoder
-from glimp_engine.native_weights import read_weights
-from glimp_engine.routers import Model
-from glimp_engine.run_ahead import Ahead
-from glimp_engine.runner import Forward, ModelRunner
-from glimp_engine.streams import Dictionary
-from glimp_engine.text import Text, relate
-from glimp_engine.transcript import Voice
+from glimp_engine.models import Decoder, KVStore, NativeDecoder, num_pages_within, read_weights
+from glimp_engine.routing import Model, Router, RoutingFile
+from glimp_engine.sequences import Dictionary, Voice
+from glimp_engine.text import BoundaryTable, Text, relate
 
-__all__ = ["LoadedModel", "Memory", "load_models", "make_dictionary", "make_runners", "make_voice", "plan_memory"]
+__all__ = [
+    "LoadedModel",
+    "Memory",
+    "load_models",
+    "load_router",
+    "make_dictionary",
+    "make_runners",
+    "make_voice",
+    "plan_memory",
+]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,22 @@ def load_reference(path: Path, config: EngineConfig, ops: Ops) -> LoadedModel:
     """The model in PyTorch, its weights dequantised."""
     model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
     return LoadedModel(Decoder(model_config, weights, ops), Text.load(path, model_config.vocab_size))
+
+
+def load_router(path: str | PathLike[str], small: object, large: object) -> Router:
+    """The router of a routing file, for the pair that it was made for.
+
+    Raises: ConfigError when it was made for another pair, or the models aren't given as checkpoints.
+    """
+    routing, fingerprints = RoutingFile.load(Path(path)), {}
+    for name, source in (("small", small), ("large", large)):
+        if not isinstance(source, (str, PathLike)):
+            raise ConfigError(f"routing is {str(path)!r} and {name} is {source!r}; allowed then: a path or a hub id")
+        fingerprints[name] = fingerprint(locate(source))
+    try:
+        return routing.router_for(fingerprints)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error} (small is {str(small)!r}, large {str(large)!r})") from None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from dataclasses import replace
 
 from glimp_engine.outputs import Event, Finish, ModelStats, Stats, StepEnd, StepStart, Tick, TickTokens, Token
-from glimp_engine.pages import PagePool
-from glimp_engine.routers import Model
-from glimp_engine.scheduler import Plan, Work
-from glimp_engine.sequence import Sequence
+from glimp_engine.routing import Model
+from glimp_engine.sequences import PagePool, Plan, Sequence, Work
 
 __all__ = ["Meter"]
 
@@ -41,14 +39,14 @@ class Meter:
             stats.catch_up_tokens += run.catch_up
             stats.question_tokens += run.question
             stats.decode_tokens += run.decode
-            stats.recomputed_tokens += max(0, min(work.end, work.sequence.num_seen[plan.model]) - work.start)
+            stats.recomputed_tokens += max(0, min(work.end, work.sequence.streams.num_seen[plan.model]) - work.start)
         if self._ticks is not None:
             used = pool.num_pages - pool.num_free - pool.num_cached
             self._ticks.append(Tick(plan.model, began, ended, tokens, used, pool.num_cached, pool.num_free))
 
     def count_glimpse(self, sequence: Sequence) -> None:
         """A glimpse; after a small step it is the forward that any next token would have needed."""
-        self._stats.glimpse_forwards += sequence.last_writer is not Model.SMALL
+        self._stats.glimpse_forwards += sequence.transcript.writer is not Model.SMALL
 
     def count_events(self, events: list[Event]) -> None:
         """What has been written, and each change of the writer."""
@@ -68,9 +66,9 @@ def tokens_of(work: Work, model: Model) -> TickTokens:
     """What a sequence's positions were run for."""
     sequence, stream = work.sequence, work.sequence.stream
     num_prompt = max(0, min(work.end, stream.num_prompt_tokens) - work.start)
-    num_question = max(0, work.end - max(work.start, len(stream) - sequence.num_question_tokens))
+    num_question = max(0, work.end - max(work.start, len(stream) - sequence.awaited.num_question_tokens))
     num_others = work.end - work.start - num_prompt - num_question
-    wrote_last = work.is_last and sequence.last_writer is model and num_others > 0
+    wrote_last = work.is_last and sequence.transcript.writer is model and num_others > 0
     return TickTokens(
         request_id=sequence.request.request_id,
         sequence_index=sequence.index,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from glimp_engine.routers import Model
+from glimp_engine.routing import Model
 
 __all__ = [
     "CompletionOutput",

@@ -1,11 +1,10 @@
-"""What a request may ask for: how tokens are sampled, and how its steps are routed."""
+"""How a request's tokens are sampled."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from glimp_engine.errors import ConfigError, check_choice, check_integer, check_number
-from glimp_engine.routers import GlimpRouter, Router
+from glimp_engine.errors import ConfigError, check_integer, check_number
 
-__all__ = ["RoutingParams", "SamplingParams"]
+__all__ = ["SamplingParams"]
 
 
 @dataclass(frozen=True)
@@ -56,33 +55,3 @@ class SamplingParams:
     @property
     def has_penalties(self) -> bool:
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class RoutingParams:
-    """How a request's steps are routed, and its budgets, in tokens. The defaults are the paper's.
-
-    A model without thinking answers from its first token on; then every step is routed, within the answer's budget.
-
-    Raises: ConfigError that names the field, the value and what is allowed.
-    """
-
-    router: Router = field(default_factory=GlimpRouter)
-    answer_model: str = "large"  # writes the answer after </think>: small, large, or routed step by step
-    max_thinking_tokens: int = 8192  # then </think> is forced
-    max_step_tokens: int = 512
-    max_answer_tokens: int | None = None  # None: max_tokens of SamplingParams, or 2048
-    glimpse_logprobs: int = 0  # how many of a glimpse's most likely tokens to report with its step
-    stop_repeated_steps: bool = True  # a step equal to the one before, or two alternating, ends the thinking
-
-    def __post_init__(self) -> None:
-        if not callable(getattr(self.router, "decide", None)):
-            raise ConfigError(f"router is {self.router!r}; allowed: an object with decide(glimpse, context)")
-        check_choice("answer_model", self.answer_model, ("small", "large", "routed"))
-        check_integer("max_thinking_tokens", self.max_thinking_tokens, 1)
-        check_integer("max_step_tokens", self.max_step_tokens, 1)
-        if self.max_answer_tokens is not None:
-            check_integer("max_answer_tokens", self.max_answer_tokens, 1)
-        check_integer("glimpse_logprobs", self.glimpse_logprobs, 0, 20)
-        if not isinstance(self.stop_repeated_steps, bool):
-            raise ConfigError(f"stop_repeated_steps is {self.stop_repeated_steps!r}; allowed: True, False")

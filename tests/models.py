@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from glimp_engine.kernels import Attention
-from glimp_engine.kv_store import KVStore
+from glimp_engine.models.kv_store import KVStore
 
 VOCAB_SIZE = 97
 LENGTH = 60  # longer than the original context of the scaled ones

@@ -6,9 +6,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from glimp_engine import LoadedModel
-from glimp_engine.kv_store import KVLayout
-from glimp_engine.model_config import ModelConfig
-from glimp_engine.text import Text
+from glimp_engine.checkpoints.config import ModelConfig
+from glimp_engine.models.kv_store import KVLayout
+from glimp_engine.text.tokenizer import Text
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

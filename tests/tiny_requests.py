@@ -17,6 +17,6 @@ def token_ids(outputs):
 
 def check_pages(engine):
     stats = engine.stats()
-    engine._pool.check()
+    engine._loop.pool.check()
     assert stats.num_free_pages + stats.num_cached_pages == stats.num_pages
     assert not engine.has_unfinished()

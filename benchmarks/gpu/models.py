@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from glimp_engine import LoadedModel
+from glimp_engine.checkpoints.config import ModelConfig
+from glimp_engine.checkpoints.tensors import expected_tensors
 from glimp_engine.kernels import Attention, Ops, Sampling
-from glimp_engine.model import Decoder, expected_tensors
-from glimp_engine.model_config import ModelConfig
-from glimp_engine.text import Text
+from glimp_engine.models.decoder import Decoder
+from glimp_engine.text.tokenizer import Text
 
 PAGE_SIZE = 16
 

@@ -10,8 +10,8 @@ from glimp_engine.evaluation.calibrate import KINDS, Proposal, parse_target, pro
 from glimp_engine.evaluation.graders import ExactGrader
 from glimp_engine.evaluation.problems import read_by_fields, read_problems, rows_of_file
 from glimp_engine.evaluation.run_files import RunFiles
-from glimp_engine.routing_file import RoutingFile
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import RoutingFile, RoutingParams
+from glimp_engine.sampling import SamplingParams
 
 __all__ = ["add_parser"]
 
@@ -58,9 +58,8 @@ def command(options: argparse.Namespace) -> int:
 
 def run_prompts(options: argparse.Namespace) -> RunFiles:
     """Answers of the small model alone to the prompts, whose glimpses are what is wanted."""
-    from glimp_engine.checkpoint import locate
+    from glimp_engine.checkpoints import fingerprint, locate
     from glimp_engine.evaluation.runner import Evaluation
-    from glimp_engine.fingerprint import fingerprint
 
     if options.small is None or options.large is None:
         raise ConfigError("--prompts takes --small and --large")

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from glimp_engine.cli.show import show
 from glimp_engine.demo_pair import LARGE, ROUTING, SMALL, TEST
+from glimp_engine.load import load_router
 from glimp_engine.outputs import RequestOutput
-from glimp_engine.routers import LargeOnly, Model, RandomRouter, Router, SmallOnly
-from glimp_engine.routing_file import load_router
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import LargeOnly, Model, RandomRouter, Router, RoutingParams, SmallOnly
+from glimp_engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine

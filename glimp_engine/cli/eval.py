@@ -14,9 +14,8 @@ from glimp_engine.errors import ConfigError
 from glimp_engine.evaluation.graders import GRADERS, make_grader
 from glimp_engine.evaluation.presets import PRESETS, find_preset, rows_of_preset
 from glimp_engine.evaluation.problems import BadLine, Problem, read_by_fields, read_problems, rows_of_file
-from glimp_engine.router_specs import ROUTER_SPECS
-from glimp_engine.routers import Model
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import ROUTER_SPECS, Model, RoutingParams
+from glimp_engine.sampling import SamplingParams
 
 __all__ = ["add_parser"]
 
@@ -115,8 +114,7 @@ def settings_of(
     """What the results depend on, and the machine that measured them."""
     import torch
 
-    from glimp_engine.checkpoint import locate
-    from glimp_engine.fingerprint import fingerprint
+    from glimp_engine.checkpoints import fingerprint, locate
 
     sources = {name: getattr(options, name) for name in ("small", "large") if getattr(options, name) is not None}
     digest = blake2b(json.dumps([asdict(problem) for problem in problems]).encode(), digest_size=8).hexdigest()

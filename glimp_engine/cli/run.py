@@ -12,11 +12,10 @@ from rich.console import Console
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
 from glimp_engine.cli.show import show, show_summary
+from glimp_engine.load import load_router
 from glimp_engine.outputs import Event, Finish, RequestOutput, Tick
-from glimp_engine.router_specs import ROUTER_SPECS, parse_router
-from glimp_engine.routers import SmallOnly
-from glimp_engine.routing_file import load_router
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import ROUTER_SPECS, RoutingParams, SmallOnly, parse_router
+from glimp_engine.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from glimp_engine.outputs import Event, Finish, RequestOutput, Stats, Step, StepStart, Token
-from glimp_engine.routers import Model
+from glimp_engine.routing import Model
 
 __all__ = ["AnswerPrinter", "show", "show_summary"]
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from glimp_engine.cli.trace_page import trace_page
 from glimp_engine.errors import ConfigError
-from glimp_engine.trace_page import trace_page
 
 __all__ = ["add_parser"]
 

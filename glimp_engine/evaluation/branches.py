@@ -15,8 +15,8 @@ from glimp_engine.evaluation.jobs import Job
 from glimp_engine.evaluation.problems import Problem
 from glimp_engine.evaluation.records import uncertainty_of
 from glimp_engine.outputs import RequestOutput
-from glimp_engine.routers import Glimpse, Model, RouteContext
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import Glimpse, Model, RouteContext, RoutingParams
+from glimp_engine.sampling import SamplingParams
 
 __all__ = ["BranchKey", "branch_jobs", "branch_result"]
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from glimp_engine.engine import Engine
 from glimp_engine.errors import RequestError
 from glimp_engine.outputs import Finish, RequestOutput, Token
-from glimp_engine.prompts import Prompt
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import RoutingParams
+from glimp_engine.sampling import SamplingParams
+from glimp_engine.sequences import Prompt
 
 __all__ = ["Clock", "Job", "run_jobs"]
 

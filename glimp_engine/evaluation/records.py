@@ -11,7 +11,7 @@ from glimp_engine.evaluation.graders import Grader
 from glimp_engine.evaluation.jobs import Clock
 from glimp_engine.evaluation.problems import Problem
 from glimp_engine.outputs import CompletionOutput, RequestOutput, Step
-from glimp_engine.routers import SIGNALS, Draft, Glimpse, Model
+from glimp_engine.routing import SIGNALS, Draft, Glimpse, Model
 
 __all__ = ["NUM_GLIMPSE_LOGPROBS", "AnswerKey", "result_of", "timing_of", "tokens_of", "uncertainty_of"]
 

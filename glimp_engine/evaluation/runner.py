@@ -17,9 +17,8 @@ from glimp_engine.evaluation.jobs import Job, run_jobs
 from glimp_engine.evaluation.journal import Journal, write_atomically, write_jsonl
 from glimp_engine.evaluation.problems import BadLine, Problem
 from glimp_engine.evaluation.records import NUM_GLIMPSE_LOGPROBS, AnswerKey, result_of, timing_of, tokens_of
-from glimp_engine.router_specs import parse_router
-from glimp_engine.routers import Model, RandomRouter, Router
-from glimp_engine.sampling import RoutingParams, SamplingParams
+from glimp_engine.routing import Model, RandomRouter, Router, RoutingParams, parse_router
+from glimp_engine.sampling import SamplingParams
 
 __all__ = ["BRANCH_ROUTER", "Branching", "Evaluation"]
 

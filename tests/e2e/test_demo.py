@@ -11,7 +11,7 @@ from glimp_engine import Engine
 from glimp_engine.cli.demo import compare, load_problems
 from glimp_engine.cli.main import main
 from glimp_engine.demo_pair import LARGE, ROUTING, SMALL, TEST, VALIDATION
-from glimp_engine.routing_file import load_router
+from glimp_engine.load import load_router
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "demo_pair"
 

@@ -22,9 +22,9 @@ from glimp_engine import (
     Token,
     Verdict,
 )
-from glimp_engine.checkpoint import load_checkpoint
+from glimp_engine.checkpoints.checkpoint import load_checkpoint
 from glimp_engine.kernels.reference import ReferenceOps
-from glimp_engine.model import Decoder
+from glimp_engine.models.decoder import Decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def test_no_token_is_computed_twice(small_path, large_path, router, sampling):
     for prompt in PROMPTS:
         engine = Engine(small_path, large_path)
         seen = [[], []]  # [model]: everything up to and with each token that was run
-        for model, runner in enumerate(engine._runners):
+        for model, runner in enumerate(engine._loop.runners):
             watch(engine, runner.model, seen[model])
         output = engine.generate(prompt, sampling, routing(router), use_tqdm=False)[0]
         assert all(len(prefixes) == len(set(prefixes)) for prefixes in seen)
@@ -119,7 +119,7 @@ def watch(engine, decoder, prefixes):
     forward = decoder.forward
 
     def watched(token_ids, batch, logit_rows, kv):
-        (sequence,) = engine._scheduler.running
+        (sequence,) = engine._loop.scheduler.running
         prefixes.extend(tuple(sequence.stream.tokens[: p + 1]) for p in batch.positions.tolist())
         return forward(token_ids, batch, logit_rows, kv)
 

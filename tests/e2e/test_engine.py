@@ -20,9 +20,9 @@ from glimp_engine import (
     StepStart,
     Token,
 )
-from glimp_engine.checkpoint import load_checkpoint
+from glimp_engine.checkpoints.checkpoint import load_checkpoint
 from glimp_engine.kernels.reference import ReferenceOps
-from glimp_engine.model import Decoder
+from glimp_engine.models.decoder import Decoder
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ class Slots:
 
     def __init__(self, engine):
         self.written = [[], []]
-        for model, runner in enumerate(engine._runners):
+        for model, runner in enumerate(engine._loop.runners):
             self.watch(model, runner.model)
 
     def watch(self, model, decoder):
@@ -262,7 +262,7 @@ def test_two_engines_in_one_process(small_path, large_path):
 
 def test_one_path_given_twice_is_loaded_once(small_path):
     engine = Engine(small_path, small_path)
-    assert engine._runners[0].model is engine._runners[1].model
+    assert engine._loop.runners[0].model is engine._loop.runners[1].model
     routed = engine.generate(PROMPTS, SAMPLED, routing(GlimpRouter(2.2)), use_tqdm=False)
     alone = Engine(small_path).generate(PROMPTS, SAMPLED, routing(SmallOnly()), use_tqdm=False)
     assert token_ids(routed) == token_ids(alone)  # whoever writes, it's the same model

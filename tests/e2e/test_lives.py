@@ -90,9 +90,9 @@ def test_a_model_runs_over_exactly_what_it_has_not_seen(scripted, script):
     prompt = script.text.encode(PROMPT, allow_special=True)
     ids = [script.id_of(piece) for piece in STEPS]
     # the prompt, one token at a time to the boundary; then a catch-up over the large step
-    assert engine._runners[Model.SMALL].model.forwards == [prompt, [ids[0]], [ids[1]], [ids[2], ids[3]], [ids[4]]]
+    assert engine._loop.runners[Model.SMALL].model.forwards == [prompt, [ids[0]], [ids[1]], [ids[2], ids[3]], [ids[4]]]
     # the whole of the prompt and of the first step in one forward that samples too
-    assert engine._runners[Model.LARGE].model.forwards == [[*prompt, ids[0], ids[1]], [ids[2]]]
+    assert engine._loop.runners[Model.LARGE].model.forwards == [[*prompt, ids[0], ids[1]], [ids[2]]]
     assert engine.stats().large.catch_up_tokens == 2
     assert engine.stats().small.catch_up_tokens == 2
 
@@ -100,7 +100,7 @@ def test_a_model_runs_over_exactly_what_it_has_not_seen(scripted, script):
 def test_a_large_only_request_never_runs_the_small_model(scripted):
     engine = scripted()
     completion = run(engine, RoutingParams(router=LargeOnly()))
-    assert engine._runners[Model.SMALL].model.forwards == []
+    assert engine._loop.runners[Model.SMALL].model.forwards == []
     assert [step.entropy for step in completion.steps] == [None] * 3
 
 
@@ -228,7 +228,7 @@ def test_logits_that_are_no_numbers_end_one_request(script):
     assert [output.outputs[0].finish_reason for output in outputs] == ["stop", "error", "stop"]
     assert "small model's logits" in outputs[1].error
     assert outputs[0].outputs[0].text == outputs[2].outputs[0].text == " w1 w2.\n\n w3\n\n w4"
-    engine._pool.check()
+    engine._loop.pool.check()
 
 
 def test_a_forward_that_raises_ends_the_requests_in_it(script):

@@ -5,9 +5,9 @@ import torch
 from models import CASES, LENGTH, Growing, make_checkpoint, random_ids, whole
 from transformers import AutoModelForCausalLM
 
-from glimp_engine.checkpoint import load_checkpoint
+from glimp_engine.checkpoints.checkpoint import load_checkpoint
 from glimp_engine.kernels.reference import ReferenceOps
-from glimp_engine.model import Decoder
+from glimp_engine.models.decoder import Decoder
 
 
 def load(path, dtype=torch.float64):

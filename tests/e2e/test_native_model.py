@@ -5,14 +5,14 @@ import torch
 from models import CASES, LENGTH, SIZES, VOCAB_SIZE, Growing, make_checkpoint, random_ids, whole
 
 from glimp_engine import Engine, SamplingParams
-from glimp_engine.checkpoint import load_checkpoint, open_checkpoint
+from glimp_engine.checkpoints.checkpoint import load_checkpoint, open_checkpoint
+from glimp_engine.checkpoints.stored_tensor import dequantize_rows
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.kernels.reference import ReferenceOps
-from glimp_engine.model import Decoder
-from glimp_engine.native_model import NativeDecoder
-from glimp_engine.native_weights import WORD_MATRICES, read_weights
-from glimp_engine.quantize import quantize_rows
-from glimp_engine.stored_tensor import dequantize_rows
+from glimp_engine.models.decoder import Decoder
+from glimp_engine.models.native_decoder import NativeDecoder
+from glimp_engine.models.native_weights import WORD_MATRICES, read_weights
+from glimp_engine.models.quantize import quantize_rows
 
 # rows of whole groups of 32; calmer than the others, as each layer makes the rounding of the one before larger
 GROUPED = {**SIZES, "hidden_size": 64, "intermediate_size": 96, "initializer_range": 0.12}

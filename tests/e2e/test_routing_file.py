@@ -5,9 +5,10 @@ import json
 import pytest
 
 from glimp_engine import ConfigError, Engine, GlimpRouter
+from glimp_engine.checkpoints.fingerprint import fingerprint
 from glimp_engine.cli.main import main
-from glimp_engine.fingerprint import fingerprint
-from glimp_engine.routing_file import RoutingFile, load_router
+from glimp_engine.load import load_router
+from glimp_engine.routing.files import RoutingFile
 
 
 @pytest.fixture

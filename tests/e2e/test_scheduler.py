@@ -63,7 +63,7 @@ def test_single_tokens_go_before_a_long_prompt_that_is_cut(make_engine):
     engine.add_request("short", PROMPT, GREEDY, router)
     engine.advance()
     engine.add_request("long", "x" * 30, GREEDY, router)
-    forwards = engine._runners[Model.SMALL].model.forwards
+    forwards = engine._loop.runners[Model.SMALL].model.forwards
     for _ in range(4):
         engine.advance()
     assert [len(token_ids) for token_ids in forwards[1:]] == [10, 10, 10, 4]  # one decode and 9, 9, 9, 3 of the prompt
@@ -131,7 +131,7 @@ def test_all_pages_come_back_whatever_happens(script, actions, num_pages, page_s
         else:
             for _ in range(values[0]):
                 finished += [event for event in engine.advance() if isinstance(event, Finish) and event.output]
-        engine._pool.check()
+        engine._loop.pool.check()
     finished += drain(engine).values()
     assert len(finished) == num_added
     stats = engine.stats()

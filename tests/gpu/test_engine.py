@@ -15,11 +15,11 @@ from glimp_engine import (
     SmallOnly,
     SpecReason,
     StepEntropyRouter,
-    graphs,
     run_ahead,
     static_batch,
 )
 from glimp_engine.config import EngineConfig
+from glimp_engine.execution import graphs
 
 PROMPTS = ["How many apples", "A baker sells loaves.\n\nw", "w1 w2 w3"]
 SAMPLING = [
@@ -104,7 +104,7 @@ def test_requests_come_and_go_while_a_tick_is_under_way(small_path, large_path, 
     engine.add_request("goes", PROMPTS[0], sampling, routing)
     for _ in range(5):
         engine.advance()
-    assert engine._started is not None
+    assert engine._loop._started is not None
     engine.add_request("stays", PROMPTS[1], sampling, routing)
     engine.advance()
     engine.abort("goes")

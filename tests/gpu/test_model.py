@@ -6,8 +6,8 @@ from models import Growing, make_checkpoint, random_ids
 from on_gpu import DEVICE, make_triton_ops
 from transformers import AutoModelForCausalLM
 
-from glimp_engine.checkpoint import load_checkpoint
-from glimp_engine.model import Decoder
+from glimp_engine.checkpoints.checkpoint import load_checkpoint
+from glimp_engine.models.decoder import Decoder
 
 
 @pytest.mark.parametrize("batch_invariant", [False, True])

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from glimp_engine.arena import Arena, aligned
+from glimp_engine.models.arena import Arena, aligned
 
 
 def test_pieces_are_aligned_and_apart():

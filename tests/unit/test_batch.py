@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from glimp_engine import Engine, RoutingParams, SamplingParams, SmallOnly, batch
+from glimp_engine import Engine, RoutingParams, SamplingParams, SmallOnly
+from glimp_engine.execution import batch
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.5], ids=["plain", "with penalties"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimp_engine.boundaries import Boundary, BoundaryTable
 from glimp_engine.errors import ConfigError
+from glimp_engine.text.boundaries import Boundary, BoundaryTable
 
 PIECES = ["\n", "\n\n", " ", "\t", "\r", "`", "``", "```", "a", "é", "world", ".\n\n", "\n```\n", "\n```py\n", "x"]
 tokens_of_text = st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), max_size=24)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from glimp_engine import CheckpointError, ConfigError
-from glimp_engine.checkpoint import load_checkpoint, locate
-from glimp_engine.model import FREQ_FACTORS
+from glimp_engine.checkpoints.checkpoint import load_checkpoint, locate
+from glimp_engine.checkpoints.tensors import FREQ_FACTORS
 
 CPU = torch.device("cpu")
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -221,7 +221,7 @@ def test_a_hub_id_that_cannot_be_had_is_a_checkpoint_error(monkeypatch):
 def test_a_hub_id_is_fetched_without_pickles_or_code(path, monkeypatch):
     fetched = {}
     monkeypatch.setattr(
-        "glimp_engine.checkpoint.snapshot_download", lambda name, **o: fetched.update({name: o}) or path
+        "glimp_engine.checkpoints.checkpoint.snapshot_download", lambda name, **o: fetched.update({name: o}) or path
     )
     assert locate("owner/some-model.v1") == path
     patterns = fetched["owner/some-model.v1"]["allow_patterns"]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimp_engine.detokenize import Detokenizer, StopStrings
+from glimp_engine.text.detokenizer import Detokenizer, StopStrings
 
 # Emoji with joiners, CJK, combining marks, and bytes that are no UTF-8 at all.
 TEXTS = ["a", "é", "e\u0301", "語", "👩‍🔬", "🏳️‍🌈", "\n\n", " x"]

@@ -21,10 +21,10 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from glimp_engine import CheckpointError
-from glimp_engine.checkpoint import load_checkpoint
-from glimp_engine.gguf import LAYER_NAMES, NAMES, open_gguf
-from glimp_engine.gguf_header import read_gguf_header
-from glimp_engine.text import Text
+from glimp_engine.checkpoints.checkpoint import load_checkpoint
+from glimp_engine.checkpoints.gguf import LAYER_NAMES, NAMES, open_gguf
+from glimp_engine.checkpoints.gguf_header import read_gguf_header
+from glimp_engine.text.tokenizer import Text
 
 CPU = torch.device("cpu")
 FAMILIES = {

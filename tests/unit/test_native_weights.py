@@ -10,11 +10,11 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
 from glimp_engine import ConfigError
+from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor, dequantize_rows
 from glimp_engine.kernels.abi import check_error
 from glimp_engine.kernels.native import NativeOps
-from glimp_engine.native_weights import read_weights
-from glimp_engine.quantize import quantize_rows
-from glimp_engine.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor, dequantize_rows
+from glimp_engine.models.native_weights import read_weights
+from glimp_engine.models.quantize import quantize_rows
 
 FILE = Path("a.gguf")
 SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "Q8_0": (0,), "Q4_0": (0,), "Q5_0": (0,)}
@@ -57,7 +57,7 @@ def rows_of(ops, weight, num_rows):
 @pytest.mark.parametrize("n", [1, 16, 70, 200])
 def test_quantised_rows_keep_their_values_whatever_the_pieces(monkeypatch, ops, kind, n):
     blocks = random_blocks(kind, n, 512)
-    monkeypatch.setattr("glimp_engine.native_weights.READ_VALUES", 512)  # pieces of 64 rows
+    monkeypatch.setattr("glimp_engine.models.native_weights.READ_VALUES", 512)  # pieces of 64 rows
     order = torch.randperm(n)
     tensors = {"a": stored(blocks, kind, (n, 512)), "b": stored(blocks, kind, (n, 512), order)}
     weights = read_weights(FILE, tensors, ops, None, None).by_name
@@ -95,7 +95,7 @@ def test_quantised_matrices_may_be_asked_for_as_floats(ops):
 
 @pytest.mark.parametrize(("quantization", "kinds"), [("int8", ["Q8_0"] * 3), ("int4", ["Q8_0", "Q4_1", "Q8_0"])])
 def test_quantisation(monkeypatch, ops, quantization, kinds):
-    monkeypatch.setattr("glimp_engine.native_weights.QUANTIZE_VALUES", 96)  # pieces of 64 rows
+    monkeypatch.setattr("glimp_engine.models.native_weights.QUANTIZE_VALUES", 96)  # pieces of 64 rows
     names = ["model.embed_tokens.weight", "layer", "lm_head.weight"]
     matrices = {name: floats(80, 96, torch.bfloat16) for name in names}
     tensors = {name: stored(matrix, "BF16") for name, matrix in matrices.items()}

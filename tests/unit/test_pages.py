@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from glimp_engine.errors import CapacityError
-from glimp_engine.pages import PageCopy, PagePool, PageTable
+from glimp_engine.sequences.page_table import PageTable
+from glimp_engine.sequences.pages import PageCopy, PagePool
 
 SMALL, LARGE = 0, 1
 

@@ -5,8 +5,8 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import quantize
 
-from glimp_engine.quantize import quantize_rows
-from glimp_engine.stored_tensor import dequantize_rows
+from glimp_engine.checkpoints.stored_tensor import dequantize_rows
+from glimp_engine.models.quantize import quantize_rows
 
 
 def weights(kind="normal", shape=(64, 256)):

@@ -21,8 +21,8 @@ from glimp_engine import (
     StepPerplexityRouter,
     Verdict,
 )
-from glimp_engine.router_specs import parse_router
-from glimp_engine.routers import SIGNALS, Glimpse, RouteContext
+from glimp_engine.routing.routers import SIGNALS, Glimpse, RouteContext
+from glimp_engine.routing.specs import parse_router
 
 CONTEXT = RouteContext(seed=3, sequence_index=0, step_index=5)
 INF = math.inf

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from glimp_engine import CheckpointError, Model, RequestError
-from glimp_engine.streams import Dictionary
-from glimp_engine.text import Text, relate
+from glimp_engine.sequences.streams import Dictionary
+from glimp_engine.text.pairs import relate
+from glimp_engine.text.tokenizer import Text
 
 HELLO = [{"role": "user", "content": "The cat"}]
 OPENED_TEMPLATE = CHAT_TEMPLATE + "{{ '<think>\n' }}"

@@ -1,0 +1,22 @@
+"""A plan becomes tensors and runs on a device: batches, runners, graphs, ticks that run ahead of the host.
+
+It may import `models`, `sequences` and what lies below.
+"""
+
+from glimp_engine.execution.batch import Row, SamplingColumns, build_batch
+from glimp_engine.execution.graphs import CudaGraphs, GraphRunner, PlainTicks, Recorder
+from glimp_engine.execution.run_ahead import Ahead
+from glimp_engine.execution.runner import Forward, ModelRunner
+
+__all__ = [
+    "Ahead",
+    "CudaGraphs",
+    "Forward",
+    "GraphRunner",
+    "ModelRunner",
+    "PlainTicks",
+    "Recorder",
+    "Row",
+    "SamplingColumns",
+    "build_batch",
+]

@@ -1,0 +1,68 @@
+"""Runs one model: forward, then sample. It knows nothing of the other model, of sequences' lives, or of routes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from glimp_engine.checkpoints import ModelConfig
+from glimp_engine.execution.batch import Batch
+from glimp_engine.kernels import Attention, Ops, Samples, Sampling
+from glimp_engine.models import KVLayout, KVStore
+from glimp_engine.sequences import SampledToken
+
+__all__ = ["Forward", "ModelRunner"]
+
+
+class Forward(Protocol):
+    """What a runner needs of a model: `Decoder`, `NativeDecoder`, or a scripted one in tests."""
+
+    config: ModelConfig
+    device: torch.device
+    kv_layout: KVLayout
+    weight_bytes: int  # that a forward of one token reads
+
+    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
+        """Logits [R, V] of the rows logit_rows [R] of the tokens [T]; K/V of all tokens is stored.
+
+        The logits hold until the next forward, and may be written to.
+        """
+
+
+class ModelRunner:
+    """A model with its K/V store and its table of boundary classes."""
+
+    def __init__(self, model: Forward, ops: Ops, kv: KVStore, token_class: Tensor, forbidden_ids: Tensor) -> None:
+        self.model = model
+        self.kv = kv
+        self._ops = ops
+        self._token_class = token_class  # [V] uint8
+        self._forbidden_ids = forbidden_ids  # int64, tokens that the other model has no word for
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> list[SampledToken]:
+        """One ragged forward, and one sampled token for each of its logit rows."""
+        batch = batch.to(self.model.device)
+        logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv)
+        if not batch.rows:
+            return []
+        samples = self.sample(logits, batch.sampling)
+        top: list[list[tuple[int, float]]] = [[]] * len(batch.rows)
+        if batch.num_top_logprobs:
+            values, ids = self._ops.top_logprobs(logits, batch.num_top_logprobs)
+            top = [list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+        # the one read-back of a tick: the host needs the tokens to know what follows them
+        columns = (samples.token, samples.entropy, samples.logprob, samples.token_class)
+        return [SampledToken(*row) for row in zip(*(column.tolist() for column in columns), top, strict=True)]
+
+    def start(self, batch: Batch) -> Callable[[], list[SampledToken]]:
+        """Begin what `run` does, as far as the device does it alone; the result waits for it and gives the samples."""
+        return partial(self.run, batch)
+
+    def sample(self, logits: Tensor, sampling: Sampling) -> Samples:
+        """A token for each row of logits, which lose what the model must not write."""
+        if len(self._forbidden_ids):
+            logits.index_fill_(1, self._forbidden_ids, -torch.inf)
+        return self._ops.sample(logits, sampling, self._token_class)

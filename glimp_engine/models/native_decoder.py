@@ -1,0 +1,119 @@
+"""The decoder on the native ops: a whole forward is one call of the library."""
+
+import torch
+from torch import Tensor
+
+from glimp_engine.checkpoints import FREQ_FACTORS, ModelConfig
+from glimp_engine.kernels import Attention
+from glimp_engine.kernels.abi import CAttention, CDecoder, CLayer, CWeight, check_error
+from glimp_engine.kernels.native import NativeOps
+from glimp_engine.models.kv_store import KVLayout, KVStore
+from glimp_engine.models.native_weights import NativeWeight, NativeWeights
+from glimp_engine.models.rotary import cos_sin_table
+
+__all__ = ["NativeDecoder"]
+
+MATRICES = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+NORMS = {
+    "input_norm": "input_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+}
+
+
+class NativeDecoder:
+    """A decoder on the CPU. Its activations are float32; K/V is float32 if all its matrices are, else float16."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: ModelConfig, weights: NativeWeights, ops: NativeOps) -> None:
+        self.config = config
+        self.ops = ops
+        self.weights = weights  # what the structs point to
+        by_name = weights.by_name
+        is_float32 = all(weight.type == "F32" for weight in by_name.values())
+        self.kv_layout = KVLayout(torch.float32 if is_float32 else torch.float16, are_keys_transposed=True)
+        embedding = by_name["model.embed_tokens.weight"]
+        head = embedding if config.tied_embeddings else by_name["lm_head.weight"]
+        total_bytes = sum(weight.data.nbytes for weight in by_name.values())
+        # a forward of one token reads one row of an embedding that isn't the head too
+        self.weight_bytes = total_bytes - (0 if head is embedding else embedding.data.nbytes)
+        factors = by_name.get(FREQ_FACTORS)
+        self._cos_sin = cos_sin_table(config, self.device, None if factors is None else factors.data)
+        self._layers = (CLayer * config.num_layers)(*(layer_struct(by_name, i) for i in range(config.num_layers)))
+        self._struct = CDecoder(
+            num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            vocab_size=config.vocab_size,
+            num_positions=len(self._cos_sin),
+            rms_norm_eps=config.rms_norm_eps,
+            layers=self._layers,
+            norm=by_name["model.norm.weight"].data.data_ptr(),
+            cos_sin=self._cos_sin.data_ptr(),
+            embedding=embedding.struct(),
+            head=head.struct(),
+        )
+        self._logits = torch.empty(1, config.vocab_size)
+
+    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
+        """Logits of the asked rows, which hold until the next forward; the K/V of all tokens is stored.
+
+        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; result [R, V] fp32.
+        Cost:   reads every weight once; a few us before and after the library's own time.
+        Raises: ValueError, in the library's words, on an id, a slot or a row that isn't there.
+        """
+        num_rows = len(logit_rows)
+        if num_rows > len(self._logits):
+            self._logits = torch.empty(num_rows, self.config.vocab_size)
+        attention = CAttention(
+            len(token_ids),
+            len(batch.kv_len),
+            batch.page_table.shape[1],
+            batch.positions.data_ptr(),
+            batch.slots.data_ptr(),
+            batch.query_start.data_ptr(),
+            batch.page_table.data_ptr(),
+            batch.kv_len.data_ptr(),
+        )
+        error = self.ops.library.glimp_forward(
+            self.ops.cpu,
+            self._struct,
+            token_ids.data_ptr(),
+            attention,
+            logit_rows.data_ptr(),
+            num_rows,
+            kv.structs,
+            self._logits.data_ptr(),
+        )
+        check_error(self.ops.library, "forward", error)
+        return self._logits[:num_rows]
+
+
+def layer_struct(by_name: dict[str, NativeWeight], i: int) -> CLayer:
+    """glimp_layer of layer i."""
+    layer = f"model.layers.{i}."
+
+    def norm(name: str) -> int | None:
+        weight = by_name.get(f"{layer}{name}.weight")
+        return None if weight is None else weight.data.data_ptr()
+
+    def matrix(name: str) -> CWeight:
+        return by_name[f"{layer}{name}.weight"].struct(by_name.get(f"{layer}{name}.bias"))
+
+    return CLayer(
+        **{field: norm(name) for field, name in NORMS.items()},
+        **{field: matrix(name) for field, name in MATRICES.items()},
+    )

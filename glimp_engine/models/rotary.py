@@ -1,0 +1,63 @@
+"""The angles of rotary embeddings, and how they are stretched for a longer context."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from glimp_engine.checkpoints import ModelConfig, RopeScaling
+
+__all__ = ["cos_sin_table"]
+
+
+def cos_sin_table(config: ModelConfig, device: torch.device, freq_factors: Tensor | None = None) -> Tensor:
+    """cos and sin of every position's rotation angles.
+
+    Shapes: [max_positions, 2, D / 2] fp32; the angles are computed in float32, as the models were trained.
+            freq_factors [D / 2]: divisors of the frequencies, as GGUF files carry them.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    inv_freq = scale_frequencies(1.0 / (config.rope_theta**exponents), config)
+    if freq_factors is not None:
+        inv_freq = inv_freq / freq_factors
+    angles = torch.outer(torch.arange(config.max_positions).float(), inv_freq)
+    table = torch.stack([angles.cos(), angles.sin()], dim=1)
+    if config.rope_scaling is not None:
+        table *= config.rope_scaling.attention_factor
+    return table.to(device)
+
+
+def scale_frequencies(inv_freq: Tensor, config: ModelConfig) -> Tensor:
+    """The rotary frequencies [D / 2] after the model's scaling."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return inv_freq
+    if scaling.rope_type == "linear":
+        return inv_freq / scaling.factor
+    if scaling.rope_type == "llama3":
+        return llama3_frequencies(inv_freq, scaling)
+    return yarn_frequencies(inv_freq, scaling, config)
+
+
+def llama3_frequencies(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
+    """Long wavelengths are stretched, short ones kept, those between interpolated (Llama 3.1, arXiv 2407.21783)."""
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    wavelength = 2 * math.pi / inv_freq
+    smooth = ((scaling.original_max_positions / wavelength - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * inv_freq / scaling.factor + smooth * inv_freq
+
+
+def yarn_frequencies(inv_freq: Tensor, scaling: RopeScaling, config: ModelConfig) -> Tensor:
+    """Dims that turn often keep their frequency, the others are stretched (arXiv 2309.00071, section 3.2)."""
+
+    def dim_of(num_turns: float) -> float:
+        turns = scaling.original_max_positions / (num_turns * 2 * math.pi)
+        return config.head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
+
+    low, high = dim_of(scaling.beta_fast), dim_of(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.head_dim - 1)
+    ramp = (torch.arange(config.head_dim // 2).float() - low) / (high - low or 0.001)
+    stretched = ramp.clamp(0, 1)
+    return inv_freq / scaling.factor * stretched + inv_freq * (1 - stretched)

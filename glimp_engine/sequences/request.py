@@ -1,0 +1,105 @@
+"""One prompt and what is asked of it, checked: what all sequences of a request share."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from glimp_engine.errors import RequestError
+from glimp_engine.routing import Draft, Glimpse, Model, RouteContext, RoutingParams, Verdict
+from glimp_engine.sampling import SamplingParams
+from glimp_engine.sequences.streams import Streams
+from glimp_engine.text import Text
+
+__all__ = ["Request", "make_request"]
+
+DEFAULT_ANSWER_TOKENS = 2048  # arXiv 2601.05110
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and its sampling and routing parameters, checked."""
+
+    request_id: str
+    arrival: int  # how many requests came before it
+    prompt: str | None
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    routing: RoutingParams
+    seed: int
+    is_thinking: bool  # the prompt ends inside <think>
+    max_model_len: int
+
+    @property
+    def max_answer_tokens(self) -> int:
+        return self.routing.max_answer_tokens or self.sampling.max_tokens or DEFAULT_ANSWER_TOKENS
+
+    @property
+    def is_reviewed(self) -> bool:
+        """Whether the router judges drafts."""
+        return hasattr(self.routing.router, "review")
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        """The router's route. Raises: RequestError when it fails."""
+        return self._ask(lambda router: Model(router.decide(glimpse, context)))
+
+    def review(self, draft: Draft) -> Verdict:
+        """The router's verdict. Raises: RequestError when it fails."""
+        return self._ask(lambda router: Verdict(router.review(draft)))
+
+    @property
+    def question(self) -> str | None:
+        """What the large model is asked about a draft first."""
+        return getattr(self.routing.router, "question", None)
+
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        try:
+            return question(self.routing.router)
+        except Exception as error:  # a router may be the user's own
+            log.exception("the router of request %s failed", self.request_id)
+            raise RequestError(f"router: {type(error).__name__}: {error}") from error
+
+    @property
+    def answer_model(self) -> Model | None:
+        """The model that writes what follows </think> as one step; None if that too is routed."""
+        only = self.routing.router.only
+        if only is not None or not self.is_thinking or self.routing.answer_model == "routed":
+            return None
+        return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
+
+
+def make_request(
+    request_id: str,
+    arrival: int,
+    prompt: str | None,
+    streams: Streams,
+    texts: tuple[Text, Text],
+    sampling: SamplingParams,
+    routing: RoutingParams,
+    max_model_len: int,
+) -> Request:
+    """The request whose prompt is in these streams; a seed is drawn where none is given.
+
+    Raises: RequestError when a prompt leaves no room in the context.
+    """
+    for model in Model:
+        if len(streams.of(model)) >= max_model_len:
+            raise RequestError(
+                f"prompt has {len(streams.of(model))} tokens for the {model} model; "
+                f"allowed: fewer than max_model_len, {max_model_len}"
+            )
+    first = streams.of(Model.LARGE if routing.router.only is Model.LARGE else Model.SMALL)
+    return Request(
+        request_id=request_id,
+        arrival=arrival,
+        prompt=prompt,
+        prompt_token_ids=list(first.tokens),
+        sampling=sampling,
+        routing=routing,
+        seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+        is_thinking=texts[first.vocabulary].is_thinking_open(first.tokens),
+        max_model_len=max_model_len,
+    )

@@ -1,0 +1,327 @@
+"""The life of a sequence, from its prompt's glimpse to its finish reason. Pure: no torch, no clock of its own.
+
+    PROMPT -> GLIMPSE -> SMALL_STEP | LARGE_STEP -> GLIMPSE ... -> ANSWER -> DONE
+
+`awaited` says which model has to run next, and what for: to be glimpsed, to write, or to judge a draft. The engine runs
+it, then calls `take_glimpse`, `write` or `take_score` with what was sampled, and gets the events back. Each part of a
+life has an owner: see the attributes.
+"""
+
+import math
+
+from glimp_engine.outputs import CompletionOutput, Event, FinishReason, StepEnd, StepStart, Token
+from glimp_engine.routing import Glimpse, Model, RouteContext, Verdict
+from glimp_engine.sequences.awaited import Awaited, Use
+from glimp_engine.sequences.drafts import OpenDraft, encode_question, read_score
+from glimp_engine.sequences.pages import PagePool
+from glimp_engine.sequences.phases import Phases
+from glimp_engine.sequences.request import Request
+from glimp_engine.sequences.steps import StepLog
+from glimp_engine.sequences.streams import Streams, TokenStream
+from glimp_engine.sequences.transcript import SampledToken, Transcript, Voice
+from glimp_engine.text import Boundary
+
+__all__ = ["Sequence"]
+
+
+class Sequence:
+    """One token stream of a request. It lives until `finish_reason` is set."""
+
+    def __init__(self, request: Request, index: int, streams: Streams, voices: tuple[Voice, Voice], now: float) -> None:
+        self.request = request
+        self.index = index
+        self.streams = streams  # what each model reads, on which pages
+        self.transcript = Transcript(voices, tuple(request.sampling.stop), request.sampling.logprobs)  # what is written
+        self.phases = Phases(request)  # thinking and answer, and their budgets
+        self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
+        self.awaited = Awaited(num_unborn=request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
+        self.draft: OpenDraft | None = None  # the open step, while it may be taken back
+        self.finish_reason: FinishReason | None = None
+        self.held_back_text = ""  # until it was known that no stop string comes
+        self.error: str | None = None
+        self._voices = voices
+        self._born = now
+
+    @property
+    def model(self) -> Model:
+        """The model that has to run next."""
+        return self.awaited.model
+
+    @property
+    def stream(self) -> TokenStream:
+        """The stream of the model that has to run next."""
+        return self.streams.of(self.awaited.model)
+
+    @property
+    def num_unseen(self) -> int:
+        """Positions that the model has to run next, where it has pages."""
+        return len(self.stream) - self.stream.table.next_run(self.model, len(self.stream))[0]
+
+    @property
+    def is_glimpsed_next(self) -> bool:
+        """Whether the router is asked who writes the step after this one."""
+        return self.phases.answer_model is None and self.request.routing.router.only is not Model.LARGE
+
+    @property
+    def small_below(self) -> float:
+        """Nats below which a glimpse certainly leaves the next step to the small model."""
+        return getattr(self.request.routing.router, "small_below", 0.0) if self.is_glimpsed_next else math.inf
+
+    def rows_to_sample(self, start: int, end: int) -> list[tuple[int, int]]:
+        """(sequence index, tokens of the stream behind its place) of each row of a forward over positions start:end.
+
+        A question's forward samples too what the large model would write in the draft's place, and after the draft:
+        if a step is taken back, the one that replaces it begins with that, and no position has to be run again.
+        """
+        num_tokens, awaited = len(self.stream), self.awaited
+        rows = [(self.index + i, 0) for i in range(1 + awaited.num_unborn)] if end == num_tokens else []
+        if self.draft is not None and awaited.use is Use.SCORE and not self.request.sampling.has_penalties:
+            places = (self.draft.stream_lens[-1], num_tokens - awaited.num_question_tokens)
+            rows += [(self.index, num_tokens - place) for place in places if start < place <= end]
+        return rows
+
+    def begin(self) -> list[Event]:
+        """Start the first step: await its glimpse, or open it if the router needs none."""
+        return self._begin_step(self._born)
+
+    # What was sampled.
+
+    def take_glimpse(self, sampled: SampledToken, now: float) -> list[Event]:
+        """Let the router decide who writes the step that the small model has just been glimpsed for.
+
+        Raises: RequestError when the router does.
+        """
+        self.awaited.use = Use.TOKEN
+        top = tuple(logprob for _, logprob in sampled.top_logprobs)
+        glimpse = Glimpse(sampled.entropy, sampled.token_id, sampled.logprob, top)
+        context = RouteContext(self.request.seed, self.index, len(self.steps), self.steps.glimpses)
+        model = self.request.decide(glimpse, context)
+        self.steps.glimpses.append(glimpse)
+        first_tokens = sampled.top_logprobs[: self.request.routing.glimpse_logprobs]
+        return self._open_step(model, now, glimpse.entropy, first_tokens)
+
+    def take_score(self, samples: dict[int, SampledToken], now: float) -> list[Event]:
+        """Take the question back, and let the router judge the draft by the answer, once it's there.
+
+        `samples` has, by how many tokens stand behind its place, what was sampled of each of `rows_to_sample`.
+
+        Raises: RequestError when the router does.
+        """
+        awaited, end = self.awaited, len(self.stream)
+        awaited.large_choices.update({end - num_after: each for num_after, each in samples.items() if num_after})
+        if 0 not in samples:
+            return []
+        self.streams.truncate(Model.LARGE, end - awaited.num_question_tokens)
+        awaited.use, awaited.num_question_tokens = Use.TOKEN, 0
+        self._run_next(Model.SMALL)
+        return self._judge(read_score(self._voices[Model.LARGE].text, samples[0]), now)
+
+    def write(self, sampled: SampledToken, now: float) -> list[Event]:
+        """Append a token that `model` has written, and follow what it completes; of a draft nothing is told yet.
+
+        Raises: RequestError when the router fails to judge the draft that is now complete.
+        """
+        self.awaited.num_unborn = 0
+        self.streams.write(self.model, sampled.token_id)
+        text, boundary = self.transcript.write(self.model, sampled)
+        self._mark_written()
+        self.steps.count(sampled)
+        self.phases.count_token()
+        events: list[Event] = [self._token(self.model, sampled.token_id, text, sampled.logprob)]
+        if self.draft is None:
+            return events + self._follow(boundary, now)
+        self.draft.events += events
+        self.draft.boundary = boundary
+        return self._end_draft(now) if self._ends_step(boundary) else []
+
+    # The end, and what comes of it.
+
+    def finish(self, reason: FinishReason, now: float) -> list[Event]:
+        """End the sequence; what has been written so far is its output."""
+        events = self._keep_draft()
+        self.finish_reason = reason
+        self.held_back_text = self.transcript.finish()
+        if self.phases.is_thinking:
+            self.phases.thinking_finish_reason = reason
+        return events + self._close_step(now)
+
+    def fail(self, error: str, now: float) -> list[Event]:
+        """End the sequence with an error of its own."""
+        self.error = error
+        return self.finish(FinishReason.ERROR, now)
+
+    def fork(self, index: int, pool: PagePool, now: float) -> "Sequence":
+        """Another sequence of the request at the same point: its first token is about to be written."""
+        child = Sequence(self.request, index, self.streams.fork(pool), self._voices, now)
+        child.steps.glimpses += self.steps.glimpses
+        first = self.steps.last
+        child._open_step(first.model, now, first.entropy, first.first_tokens)
+        return child
+
+    def output(self) -> CompletionOutput:
+        """All that the sequence has written."""
+        transcript = self.transcript
+        return CompletionOutput(
+            index=self.index,
+            text=transcript.text,
+            token_ids=transcript.token_ids,
+            cumulative_logprob=transcript.cumulative_logprob,
+            logprobs=transcript.logprobs,
+            finish_reason=self.finish_reason,
+            stop_reason=transcript.matched_stop,
+            thinking_finish_reason=self.phases.thinking_finish_reason,
+            steps=self.steps.cut_to(len(transcript.text)),
+        )
+
+    # Steps: begun at a boundary, opened with a route, closed at the next boundary.
+
+    def _begin_step(self, now: float) -> list[Event]:
+        if self.phases.answer_model is not None:
+            return self._open_step(self.phases.answer_model, now)
+        if not self.is_glimpsed_next:
+            return self._open_step(Model.LARGE, now)
+        self.awaited.use = Use.GLIMPSE
+        self._run_next(Model.SMALL)
+        return []
+
+    def _open_step(
+        self,
+        model: Model,
+        now: float,
+        entropy: float | None = None,
+        first_tokens: list[tuple[int, float]] | None = None,
+    ) -> list[Event]:
+        is_hand_over = self.transcript.writer not in (None, model)
+        self._run_next(model)
+        is_draft = model is Model.SMALL and entropy is not None and self.request.is_reviewed
+        if is_draft:  # both streams must end where it begins
+            for each in Model:
+                self.streams.carry(each, self.transcript.token_ids, self.transcript.raw_text)
+            draft = OpenDraft(self.streams, self.transcript, self.phases, self.steps)
+        step = self.steps.open(self.phases.phase, model, entropy, first_tokens or [])
+        events: list[Event] = [StepStart(self.request.request_id, self.index, step, is_hand_over)]
+        if is_draft:
+            draft.events, self.draft = events, draft
+            return []
+        return events if model is Model.SMALL else events + self._write_choice(now)
+
+    def _write_choice(self, now: float) -> list[Event]:
+        """Begin a large step with what a question's forward has sampled for this place, if one has run over it."""
+        choice = self.awaited.large_choices.get(len(self.stream))
+        self.awaited.large_choices.clear()
+        if choice is not None:
+            return self.write(choice, now)
+        if not self.num_unseen:  # its logits are gone, so the last token has to be run once more
+            self.stream.table.unfill(Model.LARGE, len(self.stream) - 1, len(self.stream))
+        return []
+
+    def _close_step(self, now: float) -> list[Event]:
+        step = self.steps.close(now)
+        return [] if step is None else [StepEnd(self.request.request_id, self.index, step)]
+
+    def _run_next(self, model: Model) -> None:
+        if self.transcript.writer not in (None, model) and not self.streams.is_shared:
+            self.transcript.flush()  # this model can't complete the other one's character
+            self._mark_written()
+        self.awaited.model = model
+        self.streams.carry(model, self.transcript.token_ids, self.transcript.raw_text)
+
+    # A draft: opened with a step that may be taken back, ended with it, then judged, and kept or taken back.
+
+    def _end_draft(self, now: float) -> list[Event]:
+        assert self.draft is not None
+        question, boundary = self.request.question, self.draft.boundary
+        if question is None:
+            return self._judge(None, now)
+        self._run_next(Model.LARGE)
+        question_ids = encode_question(question, self._voices[Model.LARGE].text, self.streams)
+        if len(self.stream) + len(question_ids) > self.request.max_model_len:
+            self._run_next(Model.SMALL)
+            return self._keep_draft() + self._follow(boundary, now)
+        for token_id in question_ids:
+            self.streams.write(Model.LARGE, token_id)
+        self.awaited.use, self.awaited.num_question_tokens = Use.SCORE, len(question_ids)
+        return []
+
+    def _judge(self, score: float | None, now: float) -> list[Event]:
+        assert self.draft is not None
+        drafted, boundary = self.steps.last, self.draft.boundary
+        judged = self.steps.draft(score)
+        if self.request.review(judged) is Verdict.ACCEPT:
+            return self._keep_draft() + self._follow(boundary, now)
+        self.draft.take_back()
+        self.draft = None
+        index = len(self.steps)
+        events = self._open_step(Model.LARGE, now, drafted.entropy, drafted.first_tokens)
+        self.steps.steps[index].num_redone_tokens, self.steps.steps[index].score = judged.num_tokens, score
+        return events
+
+    def _keep_draft(self) -> list[Event]:
+        events = [] if self.draft is None else self.draft.events
+        self.draft = None
+        return events
+
+    # What follows a token.
+
+    def _ends_step(self, boundary: Boundary) -> bool:
+        """Whether a routed step ends with the token that has just been written."""
+        return (
+            boundary is not Boundary.NONE
+            or self.transcript.matched_stop is not None
+            or self.steps.num_open_tokens >= self.request.routing.max_step_tokens
+            or self.phases.is_thinking_budget_spent
+            or self._is_out_of_room()
+        )
+
+    def _follow(self, boundary: Boundary, now: float) -> list[Event]:
+        if boundary is Boundary.END or self.transcript.matched_stop is not None:
+            return self.finish(FinishReason.STOP, now)
+        if self._is_out_of_room():
+            return self.finish(FinishReason.LENGTH, now)
+        if self.phases.is_thinking:
+            if boundary is Boundary.END_OF_THINKING:
+                return self._end_thinking(FinishReason.STOP, now)
+            if self.phases.is_thinking_budget_spent:
+                return self._force_end_of_thinking(FinishReason.THINKING_BUDGET, now)
+        elif self.phases.answer_model is not None:
+            return []  # an answer by one model is one step
+        if not self._ends_step(boundary):
+            return []
+        if self.request.routing.stop_repeated_steps and self.transcript.repeats_itself(self.steps.steps):
+            if self.phases.is_thinking:
+                return self._force_end_of_thinking(FinishReason.REPEATED_STEP, now)
+            return self.finish(FinishReason.REPEATED_STEP, now)
+        return self._next_step(now)
+
+    def _next_step(self, now: float) -> list[Event]:
+        events = self._close_step(now)
+        events += self._begin_step(now)
+        if self._is_out_of_room():  # what was carried over may have filled the other model's context
+            events += self.finish(FinishReason.LENGTH, now)
+        return events
+
+    def _end_thinking(self, reason: FinishReason, now: float) -> list[Event]:
+        events = self._close_step(now)
+        self.phases.end_thinking(reason, len(self.transcript.token_ids))
+        return events + self._next_step(now)
+
+    def _force_end_of_thinking(self, reason: FinishReason, now: float) -> list[Event]:
+        """Write </think> in the model's stead, on a line of its own."""
+        events: list[Event] = []
+        for token_id in self._voices[self.model].text.end_of_thinking(self.transcript.raw_text):
+            self.streams.write(self.model, token_id)
+            events.append(self._token(None, token_id, self.transcript.force(self.model, token_id), None))
+            self._mark_written()
+            if self._is_out_of_room():
+                return events + self.finish(FinishReason.LENGTH, now)
+        return events + self._end_thinking(reason, now)
+
+    def _is_out_of_room(self) -> bool:
+        return self.phases.is_out_of_room(len(self.transcript.token_ids), len(self.stream))
+
+    def _mark_written(self) -> None:
+        assert self.transcript.writer is not None
+        self.streams.mark_carried(self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.raw_text))
+
+    def _token(self, model: Model | None, token_id: int, text: str, logprob: float | None) -> Token:
+        return Token(self.request.request_id, self.index, len(self.steps) - 1, model, token_id, text, logprob)

@@ -1,0 +1,169 @@
+"""The token streams of a sequence: one that both models read, or one for each, joined at boundaries.
+
+Models with one vocabulary read one stream through one page table. So do models whose vocabularies differ in special
+tokens only, where the prompt means the same in both: ids are then mapped through a table. Otherwise each model has a
+stream of its own ids, and what the other one wrote is carried over when a model next needs it.
+"""
+
+from collections import Counter
+
+from glimp_engine.routing import Model
+from glimp_engine.sequences.page_table import PageTable
+from glimp_engine.sequences.pages import PagePool
+from glimp_engine.text import Pair, Text
+
+__all__ = ["Dictionary", "Streams", "TokenStream"]
+
+
+class Dictionary:
+    """Says in one model's ids what was written in the other's."""
+
+    def __init__(self, texts: tuple[Text, Text], pair: Pair) -> None:
+        self.texts = texts
+        self.pair = pair
+
+    def map_ids(self, token_ids: list[int], target: Model) -> list[int]:
+        """The other model's ids as the target's; -1 for a special token that the target lacks."""
+        table = self.pair.to_large if target is Model.LARGE else self.pair.to_small
+        return token_ids if table is None else [table[token_id] for token_id in token_ids]
+
+    def unknown_to_other(self, model: Model, vocab_sizes: tuple[int, int]) -> list[int]:
+        """Ids that the model must not write, as the other one, who reads the same stream, doesn't have them."""
+        if self.pair.kind == "unrelated":
+            return []
+        if self.pair.kind == "identical":
+            return list(range(min(vocab_sizes), vocab_sizes[model]))  # padding that is wider than the other's
+        table = (self.pair.to_large if model is Model.SMALL else self.pair.to_small) or []
+        unmapped = [token_id for token_id, other in enumerate(table) if other < 0]
+        return unmapped + list(range(len(table), vocab_sizes[model]))
+
+    def carry(self, token_ids: list[int], text: str, target: Model) -> list[int]:
+        """What the other model has written, for the target to read: by the table if there is one, else its text."""
+        if self.pair.kind != "unrelated":
+            return self.map_ids(token_ids, target)
+        carried = self.texts[target].encode_carried(text)
+        return carried or self.texts[target].encode("\n", allow_special=False)  # a forward needs a token
+
+
+class TokenStream:
+    """Token ids in one model's vocabulary, prompt first, and the pages of their K/V."""
+
+    def __init__(self, prompt: list[int], vocabulary: Model, pool: PagePool) -> None:
+        self.tokens = list(prompt)
+        self.num_prompt_tokens = len(prompt)
+        self.vocabulary = vocabulary
+        self.table = PageTable(pool, vocabulary=str(vocabulary).encode())
+        self._num_counted = self.num_prompt_tokens
+        self._counts = Counter[int]()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Keep the first num_tokens tokens, and what either model has seen of them."""
+        self.table.truncate(self.tokens, num_tokens)
+        del self.tokens[num_tokens:]
+        self._counts.clear()
+        self._num_counted = self.num_prompt_tokens
+
+    def counts(self) -> Counter[int]:
+        """How often each token stands in the stream after the prompt; the prompt's other tokens have 0."""
+        if not self._counts:
+            self._counts.update(dict.fromkeys(self.tokens[: self.num_prompt_tokens], 0))
+        self._counts.update(self.tokens[self._num_counted :])
+        self._num_counted = len(self.tokens)
+        return self._counts
+
+
+class Streams:
+    """What each model reads of one sequence."""
+
+    def __init__(self, small: TokenStream, large: TokenStream, dictionary: Dictionary) -> None:
+        self.num_seen = [0, 0]  # [model]: positions it had seen when pages were last given back
+        self._of = (small, large)
+        self._dictionary = dictionary
+        self._num_carried = [0, 0]  # [model]: output tokens that are in its stream
+        self._chars_carried = [0, 0]
+
+    @property
+    def is_shared(self) -> bool:
+        return self._of[Model.SMALL] is self._of[Model.LARGE]
+
+    def of(self, model: Model) -> TokenStream:
+        return self._of[model]
+
+    def distinct(self) -> tuple[TokenStream, ...]:
+        return self._of[:1] if self.is_shared else self._of
+
+    def ids_for(self, model: Model, start: int, end: int) -> list[int]:
+        """Positions start:end of the model's stream, in its own ids."""
+        return self.in_ids_of(model, self._of[model].tokens[start:end])
+
+    def in_ids_of(self, model: Model, tokens: list[int]) -> list[int]:
+        """Tokens of the model's stream in its own ids."""
+        return tokens if self._of[model].vocabulary is model else self._dictionary.map_ids(tokens, model)
+
+    def write(self, model: Model, token_id: int) -> None:
+        """Append what the model has written, in its own ids, to its stream."""
+        stream = self._of[model]
+        if stream.vocabulary is not model:
+            token_id = self._dictionary.map_ids([token_id], stream.vocabulary)[0]
+        stream.tokens.append(token_id)
+
+    def has_words_for(self, model: Model, token_ids: list[int]) -> bool:
+        """Whether the model's stream can hold these ids of its own."""
+        vocabulary = self._of[model].vocabulary
+        return vocabulary is model or -1 not in self._dictionary.map_ids(token_ids, vocabulary)
+
+    def carry(self, model: Model, output_ids: list[int], text: str) -> None:
+        """Bring the model's stream up to date with all that has been written so far."""
+        if self.is_shared:
+            return
+        pending = output_ids[self._num_carried[model] :]
+        if pending:
+            unseen_text = text[self._chars_carried[model] :]
+            self._of[model].tokens += self._dictionary.carry(pending, unseen_text, model)
+        self.mark_carried(model, len(output_ids), len(text))
+
+    def mark_carried(self, model: Model, num_tokens: int, num_chars: int) -> None:
+        """The model has written the output up to here itself."""
+        self._num_carried[model], self._chars_carried[model] = num_tokens, num_chars
+
+    def positions_seen(self) -> list[int]:
+        """[model]: how many positions it has run, or found in the prefix cache, at any time."""
+        seen = list(self.num_seen)
+        for model in Model:
+            stream = self._of[model]
+            if stream.table.is_attached:
+                seen[model] = max(seen[model], stream.table.next_run(model, len(stream))[0])
+        return seen
+
+    def release_pages(self) -> None:
+        """Give all pages back; the sequence can go on later where it is now."""
+        self.num_seen = self.positions_seen()
+        for stream in self.distinct():
+            stream.table.release(stream.tokens)
+
+    def truncate(self, model: Model, num_tokens: int) -> None:
+        """Keep the first num_tokens tokens of the model's stream."""
+        seen = self.positions_seen()
+        self._of[model].truncate(num_tokens)
+        self.num_seen = [min(seen[each], len(self._of[each])) for each in Model]
+
+    def lengths(self) -> list[int]:
+        """Of each distinct stream, for `take_back`."""
+        return [len(stream) for stream in self.distinct()]
+
+    def take_back(self, lengths: list[int], num_tokens: int, num_chars: int) -> None:
+        """Cut the streams to these lengths, which they had when both held exactly that much of the output."""
+        for stream, length in zip(self.distinct(), lengths, strict=True):
+            self.truncate(stream.vocabulary, length)
+        for model in Model:
+            self.mark_carried(model, num_tokens, num_chars)
+
+    def fork(self, pool: PagePool) -> "Streams":
+        """The same tokens with page tables of their own, which find the shared pages in the prefix cache."""
+        copies = [TokenStream(stream.tokens, stream.vocabulary, pool) for stream in self.distinct()]
+        forked = Streams(copies[0], copies[-1], self._dictionary)
+        forked.num_seen = self.positions_seen()
+        return forked
