@@ -8,8 +8,9 @@ LARGE ?= Qwen/Qwen2.5-Coder-1.5B-Instruct
 ROUTER ?= glimp:1.0
 PROMPT ?= A baker sells 12 loaves in the morning and half as many in the afternoon, at 3 dollars each. \
 	How much does she earn in a week?
+SIDE_BY_SIDE = --numprocesses auto --dist loadgroup
 
-.PHONY: demo run test sanitize sanitize-address sanitize-thread
+.PHONY: demo run test test-fast lint sanitize sanitize-address sanitize-thread
 
 demo: .venv/installed
 	.venv/bin/glimp demo
@@ -17,12 +18,19 @@ demo: .venv/installed
 run: .venv/installed
 	.venv/bin/glimp run --small "$(SMALL)" --large "$(LARGE)" --router "$(ROUTER)" "$(PROMPT)"
 
-test: .venv/installed-for-tests
+test: lint
+	.venv/bin/pytest $(SIDE_BY_SIDE)
+
+# For the daily loop: without interpreted and compiled kernels, real checkpoints, and what takes seconds.
+test-fast: .venv/installed-for-tests
+	.venv/bin/ruff check .
+	.venv/bin/pytest $(SIDE_BY_SIDE) -m "not slow"
+
+lint: .venv/installed-for-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python setup.py --quiet build_py --build-lib build/typed
 	cd build/typed && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p glimp_engine
-	.venv/bin/pytest
 
 # The ops' tests with a library that looks for its own faults; PyTorch's threads can't be looked into, so it has one.
 sanitize: sanitize-address sanitize-thread

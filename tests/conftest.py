@@ -5,7 +5,11 @@ from pathlib import Path
 
 import on_gpu  # noqa: F401  first: it asks for the interpreter before anything imports Triton
 import pytest
+import torch
 from tiny import THINKING, THINKING_TEMPLATE, WORDS, Script, make_text, make_tokenizer, save_checkpoint
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the tests of threads ask for them by number
 
 
 @pytest.fixture(scope="session")

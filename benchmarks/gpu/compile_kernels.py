@@ -1,5 +1,7 @@
 """Compiles every Triton kernel as the ops launch it, for each architecture, without a GPU; prints what each one takes.
 
+    compile_kernels.py [ARCHITECTURE ...]     80, 90 and 100 by default
+
 The ops run on CPU tensors of the models' shapes, with a driver that compiles instead of launching: so what is compiled
 is what a GPU would be given, alignment and all. Registers that spill into memory are a fault; it exits with 1 then.
 """
@@ -53,19 +55,19 @@ SHAPES = [
 
 
 class CompileOnly:
-    """As much of a driver as compiling asks for; device i is of architecture ARCHITECTURES[i]."""
+    """As much of a driver as compiling asks for; a device's number is its architecture."""
 
     def __init__(self) -> None:
-        self.device = 0
+        self.architecture = 0
 
     def get_current_device(self) -> int:
-        return self.device
+        return self.architecture
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", ARCHITECTURES[self.device], 32)
+        return GPUTarget("cuda", self.architecture, 32)
 
 
 @contextmanager
@@ -139,17 +141,15 @@ def launch_all(shape: Shape, ops: TritonOps, dtype: torch.dtype) -> None:
 
 
 def resources(kernel: Any) -> dict[str, int]:
-    """Registers, instructions that store a register to local memory (spills), bytes of shared memory."""
+    """Registers, bytes of local memory for those that have no room (spills), bytes of shared memory."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        usage, code = (
-            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = map(int, re.findall(r"REG:(\d+) STACK:(\d+)", usage)[-1])
     return {
-        "REG": int(re.findall(r"REG:(\d+)", usage)[-1]),
-        "SPILLS": len(re.findall(r"\bSTL\b", code)),
+        "REG": registers,
+        "SPILLS": stack,  # a kernel's stack holds nothing else
         "SHARED": kernel.metadata.shared,
         "WARPS": kernel.metadata.num_warps,
     }
@@ -157,12 +157,13 @@ def resources(kernel: Any) -> dict[str, int]:
 
 def main() -> int:
     """A line for each kernel and architecture; 1 if one spills."""
+    architectures = [int(each) for each in sys.argv[1:]] or ARCHITECTURES
     compile_only = CompileOnly()
     driver.set_active(compile_only)
     print(f"{'kernel':28} {'arch':6} {'REG':>4} {'SPILLS':>7} {'SHARED':>7} {'WARPS':>6}")
     num_spilling, seen = 0, set()
-    for device, architecture in enumerate(ARCHITECTURES):
-        compile_only.device = device
+    for architecture in architectures:
+        compile_only.architecture = architecture
         with launches_recorded() as compiled:
             for shape in SHAPES:
                 for batch_invariant in (False, True):

@@ -27,6 +27,8 @@ def rows():
     return {row.router: row for row in found}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 def test_routing_by_entropy_is_nearly_as_good_as_the_large_model_alone(rows):
     """Bounds a little wider than those measured on 1,000 problems, docs/results.md, as these are 200."""
     assert rows["large only"].accuracy >= 0.96
@@ -35,6 +37,8 @@ def test_routing_by_entropy_is_nearly_as_good_as_the_large_model_alone(rows):
     assert rows["GlimpRouter"].large_token_share <= 0.35
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("demo")
 def test_the_same_share_of_steps_at_random_is_not(rows):
     assert rows["random"].large_step_share == pytest.approx(rows["GlimpRouter"].large_step_share, abs=0.03)
     assert rows["random"].accuracy <= rows["GlimpRouter"].accuracy - 0.2

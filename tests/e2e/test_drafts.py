@@ -130,6 +130,7 @@ def watch(engine, decoder, prefixes):
 @pytest.mark.parametrize(
     "options", [{}, {"page_size": 5}, {"max_batch_size": 2}, {"max_batch_size": 3, "max_batch_tokens": 7}], ids=str
 )
+@pytest.mark.slow
 def test_a_request_means_the_same_in_any_company(small_path, large_path, options, router):
     alone = []
     for prompt in PROMPTS:

@@ -1,14 +1,15 @@
 """`glimp eval` on tiny checkpoints: killed runs, other concurrencies, bad rows, branches, and the report."""
 
 import json
+import multiprocessing
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from quiet_main import quiet_main
 
 from glimp_engine.cli.main import main
 from glimp_engine.evaluation.journal import Journal
@@ -47,19 +48,23 @@ def unbroken(problems, small_path, large_path, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_where_it_was(problems, pair, unbroken, tmp_path):
     arguments = ["eval", str(problems), *pair, "--out", str(tmp_path), "--routers", ROUTERS, *SHORT, "--repeats", "2"]
     program = [sys.executable, "-c", "import sys; from glimp_engine.cli.main import main; sys.exit(main(sys.argv[1:]))"]
+    processes = multiprocessing.get_context("forkserver")  # imports, which take seconds, are there when it begins
+    processes.set_forkserver_preload(["glimp_engine.cli.main", "glimp_engine.evaluation.runner"])
     generator, journal, num_kills = random.Random(7), tmp_path / "journal.jsonl", 0
     while num_kills < 10:
         size = journal.stat().st_size if journal.exists() else 0
-        process = subprocess.Popen([*program, *arguments, "--concurrency", "3"], stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (journal.exists() and journal.stat().st_size > size):
+        process = processes.Process(target=quiet_main, args=([*arguments, "--concurrency", "3"],))
+        process.start()
+        while process.is_alive() and not (journal.exists() and journal.stat().st_size > size):
             time.sleep(0.001)
         time.sleep(generator.random() * 0.05)  # somewhere within the next few answers
-        assert process.poll() is None, "it was done before it was killed ten times"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.is_alive(), "it was done before it was killed ten times"
+        process.kill()
+        process.join()
         num_kills += 1
         assert not (tmp_path / "results.jsonl").exists()
     assert subprocess.run([*program, *arguments], stderr=subprocess.DEVNULL, check=True).returncode == 0

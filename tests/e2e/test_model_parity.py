@@ -49,6 +49,7 @@ def test_logits_equal_those_of_transformers(checkpoints, case):
 
 @pytest.mark.parametrize("page_size", [1, 3, 16])
 @pytest.mark.parametrize("case", ["llama-biases", "qwen2-yarn", "qwen3"])
+@pytest.mark.slow
 def test_however_a_text_is_cut_the_rows_are_the_same(checkpoints, case, page_size):
     decoder = load(checkpoints(case))
     texts = [random_ids(length, seed=length) for length in (LENGTH, 17, 1, 32)]

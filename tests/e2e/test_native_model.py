@@ -127,6 +127,7 @@ def test_a_row_is_a_row(checkpoints, case, how):
                     assert torch.equal(torch.stack(rows), whole_rows)
 
 
+@pytest.mark.slow
 def test_a_long_context(tmp_path):
     sizes = {**SIZES, "max_position_embeddings": 16384, "num_hidden_layers": 1, "initializer_range": 0.2}
     path = make_checkpoint(tmp_path, "llama", sizes)

@@ -41,9 +41,9 @@ def agrees(case, out, dtype, page_size=16):
     dtype=st.sampled_from([torch.float32, HALF]),
     seed=st.integers(0, 100),
 )
-def test_any_batch(ops, device, ragged, page_size, heads, head_dim, dtype, seed):
+def test_any_batch(ops_of_a_mode, device, ragged, page_size, heads, head_dim, dtype, seed):
     case = Case(*ragged, *heads, head_dim, seed)
-    assert agrees(case, case.run(Rounded(ops, dtype, device=device), page_size, seed), dtype, page_size)
+    assert agrees(case, case.run(Rounded(ops_of_a_mode, dtype, device=device), page_size, seed), dtype, page_size)
 
 
 @few
@@ -65,23 +65,23 @@ def test_any_tiling(device, ragged, heads, splits, block_m):
     assert agrees(case, case.run(Rounded(Tiled(), torch.float32, device=device)), torch.float32)
 
 
-def test_the_tolerance_sees_small_faults(ops, device):
+def test_the_tolerance_sees_small_faults(ops_of_a_mode, device):
     case = Case([3, 1, 20], [150, 290, 20])
-    out = case.run(Rounded(ops, torch.float32, device=device))
+    out = case.run(Rounded(ops_of_a_mode, torch.float32, device=device))
     assert agrees(case, out, torch.float32)
     assert not agrees(case, out * 1.01, torch.float32)
     out[3] = 0
     assert not agrees(case, out, torch.float32)
 
 
-def test_large_scores(ops, device):
+def test_large_scores(ops_of_a_mode, device):
     case = Case([40, 1], [40, 200])
     case.scale = 20.0
-    assert agrees(case, case.run(Rounded(ops, torch.float32, device=device)), torch.float32)
+    assert agrees(case, case.run(Rounded(ops_of_a_mode, torch.float32, device=device)), torch.float32)
 
 
-def test_a_nan_reaches_no_other_row(ops, device):
-    case, run = Case([40, 3], [40, 150], 6, 2, 16), Rounded(ops, torch.float32, device=device)
+def test_a_nan_reaches_no_other_row(ops_of_a_mode, device):
+    case, run = Case([40, 3], [40, 150], 6, 2, 16), Rounded(ops_of_a_mode, torch.float32, device=device)
     expected = case.run(run)
     case.queries[0][11] = torch.nan
     case.keys[0][25] = torch.nan
@@ -104,5 +104,5 @@ def test_a_row_is_a_row(invariant_ops, device, heads, dtype):
         assert torch.equal(case.prefix(0, end, end - begin).run(run), at_once[begin:end])
 
 
-def test_nothing_to_do(ops, device):
-    assert Case([0, 0], [5, 0], 2, 2, 8).run(Rounded(ops, torch.float32, device=device)).shape == (0, 2, 8)
+def test_nothing_to_do(ops_of_a_mode, device):
+    assert Case([0, 0], [5, 0], 2, 2, 8).run(Rounded(ops_of_a_mode, torch.float32, device=device)).shape == (0, 2, 8)

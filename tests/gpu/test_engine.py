@@ -15,17 +15,15 @@ from glimp_engine import (
     SmallOnly,
     SpecReason,
     StepEntropyRouter,
-    run_ahead,
-    static_batch,
 )
 from glimp_engine.config import EngineConfig
-from glimp_engine.execution import graphs
+from glimp_engine.execution import graphs, run_ahead, static_batch
 
 PROMPTS = ["How many apples", "A baker sells loaves.\n\nw", "w1 w2 w3"]
 SAMPLING = [
-    SamplingParams(temperature=0, seed=0, max_tokens=20),
-    SamplingParams(temperature=0.8, top_k=40, top_p=0.9, seed=1, max_tokens=16),
-    SamplingParams(temperature=1.1, seed=2, max_tokens=24, presence_penalty=0.5),
+    SamplingParams(temperature=0, seed=0, max_tokens=10),
+    SamplingParams(temperature=0.8, top_k=40, top_p=0.9, seed=1, max_tokens=9),
+    SamplingParams(temperature=1.1, seed=2, max_tokens=12, presence_penalty=0.5),
 ]
 
 ROUTERS = [

@@ -17,6 +17,7 @@ built = pytest.mark.skipif(not has_step_loop(), reason="libglimp_cuda.so wasn't 
 
 @nvcc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100a"])
+@pytest.mark.slow
 def test_it_compiles_without_spills(tmp_path, architecture):
     command = ["nvcc", f"-arch={architecture}", "-std=c++17", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings"]
     library = tmp_path / "loop.so"

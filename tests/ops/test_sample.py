@@ -128,6 +128,7 @@ def test_ties_with_the_last_one_kept_stay(ops):
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}])
+@pytest.mark.slow
 def test_frequencies_are_the_distributions(ops, filters):
     check_frequencies(ops.sample, num_draws=4000, **filters)
 

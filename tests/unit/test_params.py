@@ -38,7 +38,7 @@ GOOD_SAMPLING = {
     "logprobs": [None, 0, 20],
 }
 BAD_ROUTING = {
-    "router": [None, "glimp", 1.0, object()],
+    "router": [None, "glimp", 1.0, type],
     "answer_model": ["", "both", None, 1],
     "max_thinking_tokens": [0, -1, 1.0, None],
     "max_step_tokens": [0, -1, 1.0, None],

@@ -182,6 +182,7 @@ def test_a_threshold_for_a_latency():
     assert proposal.predicted["latency"][0] <= 20
 
 
+@pytest.mark.slow
 def test_a_threshold_for_an_accuracy():
     run = synthetic_run()
     strict, loose = (propose(run, parse_target(f"accuracy={points}")) for points in (-0.05, -0.3))
