@@ -96,6 +96,7 @@ def test_each_token_is_its_writers_choice_behind_all_that_stays(engine, small_pa
 
 @pytest.mark.parametrize("router", [Whim(), ASKING], ids=["unasked", "asked"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.slow
 def test_no_token_is_computed_twice(small_path, large_path, router, sampling):
     for prompt in PROMPTS:
         engine = Engine(small_path, large_path)

@@ -171,6 +171,7 @@ def test_bad_arguments_are_told_in_one_line(problems, pair, tmp_path, capsys, ar
     assert message in told
 
 
+@pytest.mark.slow
 def test_branches_try_each_step_of_a_right_answer_with_the_small_model(pair, large_path, tmp_path, monkeypatch):
     """One model as both: then no step by the small one does harm, and greedy continuations are the answer itself."""
     problems = tmp_path / "problems.jsonl"

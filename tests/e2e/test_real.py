@@ -96,7 +96,7 @@ def qwens(real_models):
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_the_ends_of_a_quantised_pair(qwens, sampling):
-    sampling = dataclasses.replace(sampling, max_tokens=32)
+    sampling = dataclasses.replace(sampling, max_tokens=20)
     for router, end in ((GlimpRouter(float("inf")), SmallOnly()), (GlimpRouter(0.0), LargeOnly())):
         routed = qwens.generate(PROMPTS, sampling, routing(router), use_tqdm=False)
         assert token_ids(routed) == token_ids(qwens.generate(PROMPTS, sampling, routing(end), use_tqdm=False))
@@ -132,7 +132,7 @@ def test_both_models_of_a_pair_solve_a_problem(pair):
 def test_twenty_problems_at_once_give_what_each_gives_alone(pair, two_vocabularies, sampling):
     problems = [f"A box holds {i} pens. How many pens are in {i + 3} boxes? Think step by step." for i in range(20)]
     chats = [[{"role": "user", "content": problem}] for problem in problems]
-    sampling, before = dataclasses.replace(sampling, max_tokens=24), pair.stats()
+    sampling, before = dataclasses.replace(sampling, max_tokens=16), pair.stats()
     together = pair.generate(chats, sampling, use_tqdm=False)
     after = pair.stats()
     assert after.recomputed_tokens == 0

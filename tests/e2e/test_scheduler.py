@@ -107,6 +107,7 @@ ACTIONS = st.lists(
 @given(
     actions=ACTIONS, num_pages=st.integers(6, 14), page_size=st.sampled_from([8, 16]), max_batch_size=st.integers(1, 5)
 )
+@pytest.mark.slow
 def test_all_pages_come_back_whatever_happens(script, actions, num_pages, page_size, max_batch_size):
     pieces = [" w1", " w2.\n\n", " w3.\n\n", " w4", "\n\n"] * 8
     models = [script.model(len(PROMPT), pieces, dict.fromkeys(range(0, 40, 3), 8)) for _ in Model]

@@ -127,6 +127,7 @@ def test_functions_are_called():
     ],
     ids=["loops", "sleeps", "fills the memory", "fills the disk", "starts others", "forks"],
 )
+@pytest.mark.slow
 def test_a_program_that_takes_too_much_is_ended(code):
     began = time.monotonic()
     assert not verdict(code, seconds=1.0)
