@@ -24,6 +24,9 @@ enum glimp_error {
     GLIMP_OUT_OF_MEMORY = 4,
     GLIMP_BAD_TYPE = 5,
     GLIMP_UNSUPPORTED_PATH = 6, /* this processor can't run that code path */
+    GLIMP_NO_THREADS = 7,       /* the system has no more threads to give */
+    GLIMP_FORKED = 8,           /* made in another process, whose threads a fork doesn't take along */
+    GLIMP_BAD_VALUE = 9,        /* a sampling parameter that is NaN, infinite or outside its range */
 };
 
 /* The version this library was built with: it must equal GLIMP_ABI_VERSION of the header in use. */
@@ -46,7 +49,8 @@ enum glimp_path {
 /* Threads that share the work of an op, and the scratch memory of each. One call at a time uses it; others wait. */
 typedef struct glimp_cpu glimp_cpu;
 
-/* num_threads counts the calling thread. The others sleep when there is nothing to do for a while. */
+/* num_threads counts the calling thread. The others sleep when there is nothing to do for a while. After a fork the
+ * child must make one of its own: what it is given of its parent's is an error, or destroyed without effect. */
 GLIMP_API int32_t glimp_cpu_create(int32_t num_threads, int32_t path, glimp_cpu **cpu);
 GLIMP_API void glimp_cpu_destroy(glimp_cpu *cpu);
 GLIMP_API int32_t glimp_cpu_path(const glimp_cpu *cpu);

@@ -1,7 +1,7 @@
 """Step-routed decoding: two co-resident models write one answer (GlimpRouter, arXiv 2601.05110)."""
 
 from glimp_engine.engine import Engine
-from glimp_engine.errors import CapacityError, CheckpointError, ConfigError, GlimpError, RequestError
+from glimp_engine.errors import CapacityError, CheckpointError, ConfigError, EngineError, GlimpError, RequestError
 from glimp_engine.load import LoadedModel
 from glimp_engine.outputs import (
     CompletionOutput,
@@ -42,6 +42,7 @@ __all__ = [
     "ConfigError",
     "Draft",
     "Engine",
+    "EngineError",
     "Event",
     "Finish",
     "FinishReason",

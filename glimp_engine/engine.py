@@ -3,16 +3,20 @@
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Sized
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 
 from tqdm import tqdm
 
 from glimp_engine.config import EngineConfig
 from glimp_engine.decoding_loop import DecodingLoop
-from glimp_engine.errors import ConfigError, RequestError
+from glimp_engine.delivery import Delivery, EventStream
+from glimp_engine.errors import ConfigError, EngineError, RequestError
+from glimp_engine.guard import Guard
 from glimp_engine.load import (
     LoadedModel,
     ModelSource,
@@ -111,7 +115,7 @@ class Engine:
         self._voices = (voices[0], voices[-1])
         pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
         forward_bytes = tuple(loaded.model.weight_bytes for loaded in models)
-        self._meter = Meter()
+        self._meter, self._delivery = Meter(), Delivery()
         self._loop = DecodingLoop(
             make_runners(models, voices, self._dictionary, memory, config, op_set),
             pool,
@@ -119,11 +123,12 @@ class Engine:
             self._meter,
             page_size,
             starts_ahead=config.has_graphs,
+            emit=self._delivery.emit,
         )
         self._num_requests = 0
         router = router or (GlimpRouter() if len(models) > 1 else SmallOnly())
         self._default_routing = RoutingParams(router=router)
-        self._undelivered: list[Event] = []  # what other requests' ticks have brought about
+        self._guard = Guard()
 
     # One call for many prompts, or one prompt's events as they come.
 
@@ -145,49 +150,36 @@ class Engine:
         sampling_of = one_for_each("sampling", sampling, len(each))
         routing_of = one_for_each("routing", routing, len(each))
         outputs: dict[str, RequestOutput] = {}
-        pending: set[str] = set()
-        ids = [self._new_request_id() for _ in each]
+        ids, events = [self._new_request_id() for _ in each], deque[Event]()
         try:
             for request_id, prompt, s, r in zip(ids, each, sampling_of, routing_of, strict=True):
                 try:
-                    self.add_request(request_id, prompt, s, r)
-                    pending.add(request_id)
+                    self._add(request_id, prompt, s, r, events)
                 except RequestError as error:
                     log.warning("request %s: %s", request_id, error)
                     outputs[request_id] = RequestOutput.failed(request_id, prompt, error)
             with tqdm(total=len(each), initial=len(outputs), unit="prompt", disable=not use_tqdm) as progress:
-                while pending:
-                    for event in self._events_of(pending):
+                while len(outputs) < len(each):
+                    for event in self._next_events(events):
                         if isinstance(event, Finish) and event.output is not None:
                             outputs[event.request_id] = event.output
-                            pending.remove(event.request_id)
                             progress.update()
         finally:
-            for request_id in pending:
+            for request_id in ids:
                 self._drop(request_id)
         return [outputs[request_id] for request_id in ids]
 
     def stream(
         self, prompt: Prompt, sampling: SamplingParams | None = None, routing: RoutingParams | None = None
-    ) -> Iterator[Event]:
-        """The events of one request as they come; closing the iterator aborts it.
+    ) -> EventStream:
+        """The events of one request as they come; closing the iterator, or losing it, aborts the request.
 
         Raises: RequestError, at once, when the prompt can't be run.
         """
-        request_id = self._new_request_id()
-        self.add_request(request_id, prompt, sampling, routing)
-        return self._stream(request_id)
-
-    def _stream(self, request_id: str) -> Iterator[Event]:
-        is_finished = False
-        try:
-            while not is_finished:
-                for event in self._events_of({request_id}):
-                    is_finished = isinstance(event, Finish) and event.output is not None
-                    yield event
-        finally:
-            if not is_finished:
-                self._drop(request_id)
+        request_id, events = self._new_request_id(), deque[Event]()
+        stream = EventStream(partial(self._next_events, events), partial(self._drop, request_id))
+        self._add(request_id, prompt, sampling, routing, events)
+        return stream
 
     # The low-level way, for servers.
 
@@ -203,40 +195,24 @@ class Engine:
         Raises: RequestError when the id is in use or the prompt can't be run; ConfigError on parameters of a wrong
                 type, or a router that needs a large model where there is none.
         """
-        sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
-        routing = check_type("routing", routing, RoutingParams) or self._default_routing
-        if not isinstance(request_id, str) or request_id in self._loop.live:
-            raise RequestError(f"request_id is {request_id!r}; allowed: a string that no unfinished request has")
-        if len(self._loop.runners) == 1 and routing.router.only is not Model.SMALL:
-            raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
-        streams = make_streams(prompt, self._dictionary, self._loop.pool)
-        request = make_request(
-            request_id,
-            self._num_requests,
-            prompt if isinstance(prompt, str) else None,
-            streams,
-            self._dictionary.texts,
-            sampling,
-            routing,
-            self.max_model_len,
-        )
-        self._num_requests += 1
-        sequence = Sequence(request, 0, streams, self._voices, time.perf_counter())
-        self._emit(self._loop.add(sequence))
+        self._add(request_id, prompt, sampling, routing, own_events=None)
 
     def advance(self) -> list[Event]:
-        """One tick: the events that it and the calls since the last one have brought about."""
-        self._emit(self._loop.tick())
-        events, self._undelivered = self._undelivered, []
-        return events
+        """One tick: the events that it and the calls since the last one have brought about.
+
+        Those of the requests of `generate` and `stream` go to their own callers.
+        """
+        self._tick()
+        return self._delivery.take_others()
 
     def abort(self, request_id: str) -> None:
         """End a request now; its output so far comes with the next `advance`. An unknown id is ignored, as in vLLM."""
-        self._emit(self._loop.abort(request_id))
+        with self._guard:
+            self._loop.abort(request_id)
 
     def has_unfinished(self) -> bool:
         """Whether there is anything left for `advance` to do or to tell."""
-        return bool(self._loop.live or self._undelivered)
+        return bool(self._loop.live) or self._delivery.has_others()
 
     @property
     def has_one_vocabulary(self) -> bool:
@@ -265,20 +241,64 @@ class Engine:
             num_cached_pages=pool.num_cached,
         )
 
-    def _emit(self, events: list[Event]) -> None:
-        self._meter.count_events(events)
-        self._undelivered += events
+    # What they have in common.
 
-    def _events_of(self, request_ids: set[str]) -> list[Event]:
-        """The next events of these requests; the others' are kept for `advance`."""
-        events = self.advance()
-        self._undelivered = [event for event in events if event.request_id not in request_ids]
-        return [event for event in events if event.request_id in request_ids]
+    def _add(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: SamplingParams | None,
+        routing: RoutingParams | None,
+        own_events: deque[Event] | None,
+    ) -> None:
+        """Queue a request; its events go to `own_events`, or to `advance`."""
+        sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
+        routing = check_type("routing", routing, RoutingParams) or self._default_routing
+        if not isinstance(request_id, str) or request_id in self._loop.live:
+            raise RequestError(f"request_id is {request_id!r}; allowed: a string that no unfinished request has")
+        if len(self._loop.runners) == 1 and routing.needs.only is not Model.SMALL:
+            raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
+        with self._guard:
+            streams = make_streams(prompt, self._dictionary, self._loop.pool, self.max_model_len)
+            request = make_request(
+                request_id,
+                self._num_requests,
+                prompt if isinstance(prompt, str) else None,
+                streams,
+                self._dictionary.texts,
+                sampling,
+                routing,
+                self.max_model_len,
+            )
+            self._num_requests += 1
+            if own_events is not None:
+                self._delivery.claim(request_id, own_events)
+            self._loop.add(Sequence(request, 0, streams, self._voices, time.perf_counter()))
+
+    def _tick(self) -> None:
+        with self._guard:
+            while self._delivery.abandoned:
+                self._loop.abort(self._delivery.abandoned[0])
+                self._delivery.release(self._delivery.abandoned.popleft())
+            self._loop.tick()
+
+    def _next_events(self, own: deque[Event]) -> Iterator[Event]:
+        """The events in this queue, after a tick if there are none."""
+        if not own:
+            self._tick()
+        while own:
+            yield own.popleft()
 
     def _drop(self, request_id: str) -> None:
-        """Abort a request that nobody listens to any more."""
-        self.abort(request_id)
-        self._undelivered = [event for event in self._undelivered if event.request_id != request_id]
+        """Forget a request that nobody listens to any more, and abort it if it isn't finished."""
+        if not self._delivery.is_claimed(request_id):
+            return
+        try:
+            with self._guard:
+                self._loop.abort(request_id)
+                self._delivery.release(request_id)
+        except EngineError:  # a stream may be lost anywhere; the next tick sees to it
+            self._delivery.abandoned.append(request_id)
 
     def _new_request_id(self) -> str:
         request_id = f"request-{secrets.token_hex(4)}"

@@ -7,6 +7,7 @@ __all__ = [
     "CapacityError",
     "CheckpointError",
     "ConfigError",
+    "EngineError",
     "GlimpError",
     "RequestError",
     "check_choice",
@@ -29,6 +30,10 @@ class CheckpointError(GlimpError):
 
 class CapacityError(GlimpError):
     """More was asked for than there is: asked and available, in tokens or bytes."""
+
+
+class EngineError(GlimpError, RuntimeError):
+    """The engine is called where it can't be: from two threads at once, in its own tick, in a forked process."""
 
 
 class RequestError(GlimpError, ValueError):

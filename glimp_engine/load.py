@@ -140,7 +140,8 @@ def make_dictionary(models: list[LoadedModel]) -> Dictionary:
     """How the models' ids relate."""
     small, large = models[0].text, models[-1].text
     pair = relate(small, large)
-    return Dictionary((small, small if pair.kind == "identical" else large), pair)
+    vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
+    return Dictionary((small, small if pair.kind == "identical" else large), pair, vocab_sizes)
 
 
 def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice:
@@ -161,15 +162,12 @@ def make_runners(
     ops: Ops,
 ) -> list[ModelRunner]:
     """A runner for each model; they share the recorder of their ticks and what runs ahead, as they share the device."""
-    vocab_sizes = (models[0].model.config.vocab_size, models[-1].model.config.vocab_size)
     recorder: Recorder | None = None
     if config.has_graphs:
         recorder = CudaGraphs() if config.torch_device.type == "cuda" else PlainTicks()
     ahead = Ahead() if config.runs_ahead else None
     return [
-        make_runner(
-            loaded, voice, dictionary.unknown_to_other(which, vocab_sizes), memory, config, ops, recorder, ahead
-        )
+        make_runner(loaded, voice, dictionary.unknown_to_other(which), memory, config, ops, recorder, ahead)
         for which, loaded, voice in zip(Model, models, voices, strict=False)
     ]
 

@@ -39,7 +39,8 @@ class Meter:
             stats.catch_up_tokens += run.catch_up
             stats.question_tokens += run.question
             stats.decode_tokens += run.decode
-            stats.recomputed_tokens += max(0, min(work.end, work.sequence.streams.num_seen[plan.model]) - work.start)
+            num_seen = work.end if work.is_rerun else work.sequence.streams.num_seen[plan.model]
+            stats.recomputed_tokens += max(0, min(work.end, num_seen) - work.start)
         if self._ticks is not None:
             used = pool.num_pages - pool.num_free - pool.num_cached
             self._ticks.append(Tick(plan.model, began, ended, tokens, used, pool.num_cached, pool.num_free))

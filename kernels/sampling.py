@@ -32,7 +32,7 @@ def choose(logits: Tensor, sampling: Sampling, row: int) -> int:
     temperature = float(sampling.temperature[row])
     if temperature == 0:
         return first_max(logits)
-    scaled = logits / temperature
+    scaled = (logits - logits.max()) / temperature  # a small temperature must not make it infinite
     kept = filter_tokens(scaled, int(sampling.top_k[row]), float(sampling.top_p[row]), float(sampling.min_p[row]))
     noise = exponential_noise(
         len(logits),
@@ -49,11 +49,13 @@ def penalize(logits: Tensor, sampling: Sampling, row: int) -> Tensor:
     begin, end = int(sampling.seen_start[row]), int(sampling.seen_start[row + 1])
     ids, counts = sampling.seen_ids[begin:end], sampling.seen_counts[begin:end]
     logits = logits.clone()
-    seen = logits[ids]
+    raw = seen = logits[ids]
+    largest = torch.finfo(logits.dtype).max
     repetition = sampling.repetition_penalty[row]
     seen = torch.where(seen > 0, seen / repetition, seen * repetition)
     seen = seen - sampling.frequency_penalty[row] * counts - sampling.presence_penalty[row] * (counts > 0)
-    logits[ids] = seen.to(logits.dtype)
+    seen = seen.to(logits.dtype).clamp(-largest, largest)  # what is penalised stays a number
+    logits[ids] = torch.where(raw == -torch.inf, raw, seen)
     return logits
 
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <new>
+#include <system_error>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -93,6 +94,9 @@ const char *glimp_error_string(int32_t error) {
         case GLIMP_OUT_OF_MEMORY: return "out of memory";
         case GLIMP_BAD_TYPE: return "an element type that this op doesn't take";
         case GLIMP_UNSUPPORTED_PATH: return "this processor, or this build, hasn't got the code path";
+        case GLIMP_NO_THREADS: return "the system gives no more threads";
+        case GLIMP_FORKED: return "made in a process that this one was forked from: make it in this one";
+        case GLIMP_BAD_VALUE: return "a sampling parameter is NaN, infinite or outside its range";
         default: return "unknown error";
     }
 }
@@ -105,13 +109,17 @@ int32_t glimp_cpu_create(int32_t num_threads, int32_t path, glimp_cpu **cpu) {
     if (!kernels) return GLIMP_UNSUPPORTED_PATH;
     try {
         *cpu = new glimp_cpu(num_threads, *kernels);
-    } catch (...) {  // no memory, or no threads
+    } catch (const std::system_error &) {
+        return GLIMP_NO_THREADS;
+    } catch (...) {
         return GLIMP_OUT_OF_MEMORY;
     }
     return GLIMP_OK;
 }
 
-void glimp_cpu_destroy(glimp_cpu *cpu) { delete cpu; }
+void glimp_cpu_destroy(glimp_cpu *cpu) {
+    if (cpu && !cpu->is_forked()) delete cpu;  // a forked one's threads can't be joined
+}
 
 int32_t glimp_cpu_path(const glimp_cpu *cpu) { return cpu ? cpu->kernels.path : GLIMP_PATH_BEST; }
 }

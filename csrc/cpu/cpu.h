@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <mutex>
 
+#include <unistd.h>
+
 #include "../glimp.h"
 #include "attention.h"
 #include "elementwise.h"
@@ -45,8 +47,12 @@ class Scratch {
 }  // namespace glimp
 
 struct glimp_cpu {
-    glimp_cpu(int num_threads, const glimp::Kernels &chosen) : threads(num_threads), kernels(chosen) {}
+    glimp_cpu(int num_threads, const glimp::Kernels &chosen)
+        : process(getpid()), threads(num_threads), kernels(chosen) {}
 
+    bool is_forked() const { return getpid() != process; }
+
+    const pid_t process;         // that the threads are in
     glimp::Threads threads;
     const glimp::Kernels &kernels;
     std::mutex in_use;           // one call at a time

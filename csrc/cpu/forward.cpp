@@ -100,13 +100,49 @@ int32_t check_ids(const int64_t *ids, int64_t num_ids, int64_t end) {
     return GLIMP_OK;
 }
 
-// `kv` is the first layer's; the others' have the same pages.
-int32_t check_call(const glimp_decoder &m, const int64_t *token_ids, const glimp_attention &batch,
-                   const int64_t *logit_rows, int64_t num_logit_rows, const glimp_kv &kv) {
+int32_t check_matrix(const glimp_weight &weight, int64_t n, int64_t k) {
+    if (const int32_t error = check_weight(weight)) return error;
+    return weight.n == n && weight.k == k ? GLIMP_OK : GLIMP_BAD_SIZE;
+}
+
+int32_t check_layer(const glimp_decoder &m, const glimp_layer &layer) {
+    if (!layer.input_norm || !layer.mlp_norm) return GLIMP_NULL_POINTER;
+    const int64_t d = m.hidden_size, f = m.intermediate_size, q = m.num_heads * m.head_dim;
+    const int64_t kv = m.num_kv_heads * m.head_dim;
+    const struct {
+        const glimp_weight &weight;
+        int64_t n, k;
+    } matrices[] = {{layer.q, q, d},      {layer.k, kv, d},   {layer.v, kv, d},  {layer.output, d, q},
+                    {layer.gate, f, d},   {layer.up, f, d},   {layer.down, d, f}};
+    for (const auto &each : matrices)
+        if (const int32_t error = check_matrix(each.weight, each.n, each.k)) return error;
+    return GLIMP_OK;
+}
+
+int32_t check_decoder(const glimp_decoder &m, const glimp_kv *kv) {
     if (const int32_t error = check_heads(m.num_heads, m.num_kv_heads, m.head_dim)) return error;
-    if (const int32_t error = check_kv(&kv)) return error;
-    if (const int32_t error = check_slots(&batch, kv, m.num_positions)) return error;
-    if (const int32_t error = check_pages(&batch, kv)) return error;
+    if (m.head_dim % 2 != 0) return GLIMP_BAD_SIZE;
+    if (const int32_t error = check_sizes({m.hidden_size, m.intermediate_size, 2}, 1)) return error;
+    if (!m.layers || !m.norm || !m.cos_sin) return GLIMP_NULL_POINTER;
+    if (const int32_t error = check_matrix(m.embedding, m.vocab_size, m.hidden_size)) return error;
+    if (const int32_t error = check_matrix(m.head, m.vocab_size, m.hidden_size)) return error;
+    for (int64_t i = 0; i < m.num_layers; ++i) {
+        if (const int32_t error = check_layer(m, m.layers[i])) return error;
+        if (const int32_t error = check_kv(&kv[i])) return error;
+        if (kv[i].num_pages != kv[0].num_pages || kv[i].page_size != kv[0].page_size) return GLIMP_BAD_SIZE;
+    }
+    return GLIMP_OK;
+}
+
+int32_t check_call(const glimp_decoder &m, const int64_t *token_ids, const glimp_attention &batch,
+                   const int64_t *logit_rows, int64_t num_logit_rows, const glimp_kv *kv) {
+    if (const int32_t error = check_decoder(m, kv)) return error;
+    const int64_t num_rows = std::max(batch.num_tokens, num_logit_rows);
+    const int64_t qkv_width = (m.num_heads + 2 * m.num_kv_heads) * m.head_dim;
+    if (const int32_t error = check_sizes({num_rows, m.hidden_size + qkv_width, 4}, 0)) return error;
+    if (const int32_t error = check_sizes({num_logit_rows, m.vocab_size}, 0)) return error;
+    if (const int32_t error = check_slots(&batch, kv[0], m.num_positions)) return error;
+    if (const int32_t error = check_pages(&batch, kv[0])) return error;
     if (const int32_t error = check_ids(token_ids, batch.num_tokens, m.vocab_size)) return error;
     return check_ids(logit_rows, num_logit_rows, batch.num_tokens);
 }
@@ -122,7 +158,7 @@ extern "C" int32_t glimp_forward(glimp_cpu *cpu, const glimp_decoder *decoder, c
     if (batch->num_tokens < 0 || num_logit_rows < 0 || decoder->num_layers < 1) return GLIMP_BAD_SIZE;
     if (batch->num_tokens == 0) return num_logit_rows == 0 ? GLIMP_OK : GLIMP_OUT_OF_RANGE;
     if (!token_ids || !logits || (num_logit_rows > 0 && !logit_rows)) return GLIMP_NULL_POINTER;
-    if (const int32_t error = glimp::check_call(*decoder, token_ids, *batch, logit_rows, num_logit_rows, *kv))
+    if (const int32_t error = glimp::check_call(*decoder, token_ids, *batch, logit_rows, num_logit_rows, kv))
         return error;
     return glimp::run_alone(*cpu, [&] {
         glimp::forward(*cpu, *decoder, token_ids, *batch, logit_rows, num_logit_rows, kv, logits);

@@ -4,6 +4,8 @@
 
 namespace glimp {
 
+constexpr int64_t kMostElements = int64_t{1} << 48;  // of a tensor: more than any machine has, and far from overflow
+
 namespace {
 
 constexpr int64_t kPiece = 4096;      // floats of a task: about a microsecond
@@ -153,20 +155,32 @@ void paged_attention(glimp_cpu &cpu, const float *q, int64_t q_stride, int64_t n
     });
 }
 
+int32_t check_sizes(std::initializer_list<int64_t> sizes, int64_t least) {
+    int64_t product = 1;
+    for (const int64_t size : sizes) {
+        if (size < least || size > kMostElements) return GLIMP_BAD_SIZE;
+        if (size > 0 && product > kMostElements / size) return GLIMP_BAD_SIZE;
+        product *= std::max<int64_t>(size, 1);
+    }
+    return GLIMP_OK;
+}
+
 int32_t check_heads(int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
+    if (const int32_t error = check_sizes({num_heads, head_dim, 3}, 1)) return error;
     const bool is_good = num_kv_heads > 0 && num_heads > 0 && num_heads % num_kv_heads == 0 && head_dim > 0;
     return is_good ? GLIMP_OK : GLIMP_BAD_SIZE;
 }
 
 int32_t check_kv(const glimp_kv *kv) {
     if (!kv || !kv->keys || !kv->values) return GLIMP_NULL_POINTER;
-    if (kv->num_pages < 0 || kv->page_size < 1) return GLIMP_BAD_SIZE;
+    if (kv->num_pages < 0 || kv->page_size < 1 || kv->page_size > kMostElements) return GLIMP_BAD_SIZE;
     return kv->type == GLIMP_F32 || kv->type == GLIMP_F16 ? GLIMP_OK : GLIMP_BAD_TYPE;
 }
 
 int32_t check_slots(const glimp_attention *batch, const glimp_kv &kv, int64_t num_positions) {
     if (!batch) return GLIMP_NULL_POINTER;
-    if (batch->num_tokens < 0 || num_positions < 0) return GLIMP_BAD_SIZE;
+    if (const int32_t error = check_sizes({batch->num_tokens}, 0)) return error;
+    if (num_positions < 0) return GLIMP_BAD_SIZE;
     if (batch->num_tokens > 0 && (!batch->positions || !batch->slots)) return GLIMP_NULL_POINTER;
     for (int64_t t = 0; t < batch->num_tokens; ++t) {
         if (batch->positions[t] < 0 || batch->positions[t] >= num_positions) return GLIMP_OUT_OF_RANGE;
@@ -177,7 +191,8 @@ int32_t check_slots(const glimp_attention *batch, const glimp_kv &kv, int64_t nu
 
 int32_t check_pages(const glimp_attention *batch, const glimp_kv &kv) {
     if (!batch) return GLIMP_NULL_POINTER;
-    if (batch->num_tokens < 0 || batch->num_sequences < 0 || batch->max_pages < 0) return GLIMP_BAD_SIZE;
+    if (const int32_t error = check_sizes({batch->num_tokens}, 0)) return error;
+    if (const int32_t error = check_sizes({batch->num_sequences, batch->max_pages}, 0)) return error;
     if (batch->num_sequences == 0) return batch->num_tokens == 0 ? GLIMP_OK : GLIMP_BAD_SIZE;
     if (!batch->query_start || !batch->kv_len) return GLIMP_NULL_POINTER;
     if (batch->query_start[0] != 0 || batch->query_start[batch->num_sequences] != batch->num_tokens)
@@ -203,7 +218,8 @@ extern "C" {
 int32_t glimp_rms_norm(glimp_cpu *cpu, const float *x, int64_t num_tokens, int64_t d, const float *weight, float eps,
                        float *out) {
     if (!cpu) return GLIMP_NULL_POINTER;
-    if (num_tokens < 0 || d < 1) return GLIMP_BAD_SIZE;
+    if (const int32_t error = glimp::check_sizes({num_tokens, std::max<int64_t>(d, 0)}, 0)) return error;
+    if (d < 1) return GLIMP_BAD_SIZE;
     if (num_tokens == 0) return GLIMP_OK;
     if (!x || !weight || !out) return GLIMP_NULL_POINTER;
     return glimp::run_alone(*cpu, [&] {
@@ -214,7 +230,8 @@ int32_t glimp_rms_norm(glimp_cpu *cpu, const float *x, int64_t num_tokens, int64
 
 int32_t glimp_silu_mul(glimp_cpu *cpu, const float *x, int64_t num_tokens, int64_t f, float *out) {
     if (!cpu) return GLIMP_NULL_POINTER;
-    if (num_tokens < 0 || f < 1) return GLIMP_BAD_SIZE;
+    if (const int32_t error = glimp::check_sizes({num_tokens, std::max<int64_t>(f, 0), 2}, 0)) return error;
+    if (f < 1) return GLIMP_BAD_SIZE;
     if (num_tokens == 0) return GLIMP_OK;
     if (!x || !out) return GLIMP_NULL_POINTER;
     return glimp::run_alone(*cpu, [&] {
@@ -244,7 +261,7 @@ int32_t glimp_paged_attention(glimp_cpu *cpu, const float *q, int64_t q_stride, 
                               const glimp_kv *kv, float *out) {
     if (!cpu) return GLIMP_NULL_POINTER;
     if (const int32_t error = glimp::check_heads(num_heads, num_kv_heads, head_dim)) return error;
-    if (q_stride < num_heads * head_dim) return GLIMP_BAD_SIZE;
+    if (q_stride < num_heads * head_dim || q_stride > glimp::kMostElements) return GLIMP_BAD_SIZE;
     if (const int32_t error = glimp::check_kv(kv)) return error;
     if (const int32_t error = glimp::check_pages(batch, *kv)) return error;
     if (batch->num_tokens == 0) return GLIMP_OK;

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <new>
 
-#include "cpu.h"
+#include "ops.h"
 #include "packed.h"
 
 namespace glimp {
@@ -138,6 +138,20 @@ Source source_of(int32_t type) {
     }
 }
 
+void pack(glimp_cpu &cpu, const Source &source, const uint8_t *rows, int64_t n, int64_t k, const PackedLayout &layout,
+          uint8_t *packed) {
+    const int64_t num_supers = k / (kBlock * layout.num_blocks), row_bytes = num_supers * source.bytes;
+    cpu.threads.run(num_tiles(n), [&](int64_t tile, int) {
+        uint8_t *to = packed + tile * layout.tile_bytes(k);
+        const int64_t first = tile * kTileRows, num_rows = std::min<int64_t>(kTileRows, n - first);
+        if (num_rows < kTileRows) std::memset(to, 0, static_cast<size_t>(layout.tile_bytes(k)));
+        const uint8_t *from = rows + first * row_bytes;
+        for (int64_t s = 0; s < num_supers; ++s)
+            for (int64_t r = 0; r < num_rows; ++r)
+                source.pack(from + r * row_bytes + s * source.bytes, to + s * layout.super_bytes(), static_cast<int>(r));
+    });
+}
+
 }  // namespace
 
 }  // namespace glimp
@@ -146,7 +160,7 @@ extern "C" {
 
 int64_t glimp_packed_bytes(int32_t type, int64_t n, int64_t k) {
     const glimp::PackedLayout layout = glimp::packed_layout(type);
-    if (layout.bits == 0 || n < 1 || k < 1 || k % (glimp::kBlock * layout.num_blocks)) return -1;
+    if (layout.bits == 0 || glimp::check_sizes({n, k, 4}, 1) || k % (glimp::kBlock * layout.num_blocks)) return -1;
     return glimp::num_tiles(n) * layout.tile_bytes(k);
 }
 
@@ -156,17 +170,9 @@ int32_t glimp_pack(glimp_cpu *cpu, int32_t type, const void *rows, int64_t n, in
     if (layout.bits == 0) return GLIMP_BAD_TYPE;
     if (glimp_packed_bytes(type, n, k) < 0) return GLIMP_BAD_SIZE;
     const glimp::Source source = glimp::source_of(type);
-    const int64_t num_supers = k / (glimp::kBlock * layout.num_blocks), row_bytes = num_supers * source.bytes;
-    const std::lock_guard<std::mutex> lock(cpu->in_use);
-    cpu->threads.run(glimp::num_tiles(n), [&](int64_t tile, int) {
-        uint8_t *to = static_cast<uint8_t *>(packed) + tile * layout.tile_bytes(k);
-        const int64_t first = tile * glimp::kTileRows, num_rows = std::min<int64_t>(glimp::kTileRows, n - first);
-        if (num_rows < glimp::kTileRows) std::memset(to, 0, static_cast<size_t>(layout.tile_bytes(k)));
-        const uint8_t *from = static_cast<const uint8_t *>(rows) + first * row_bytes;
-        for (int64_t s = 0; s < num_supers; ++s)
-            for (int64_t r = 0; r < num_rows; ++r)
-                source.pack(from + r * row_bytes + s * source.bytes, to + s * layout.super_bytes(), static_cast<int>(r));
+    return glimp::run_alone(*cpu, [&] {
+        glimp::pack(*cpu, source, static_cast<const uint8_t *>(rows), n, k, layout, static_cast<uint8_t *>(packed));
+        return GLIMP_OK;
     });
-    return GLIMP_OK;
 }
 }

@@ -63,27 +63,24 @@ void embed(glimp_cpu &cpu, const int64_t *token_ids, int64_t num_tokens, const g
     });
 }
 
-}  // namespace glimp
-
-namespace {
-
 int32_t check_weight(const glimp_weight &weight) {
     if (!weight.data) return GLIMP_NULL_POINTER;
-    if (weight.n < 1 || weight.k < 1) return GLIMP_BAD_SIZE;
+    if (const int32_t error = check_sizes({weight.n, weight.k, 4}, 1)) return error;
     if (weight.type == GLIMP_F32 || weight.type == GLIMP_F16 || weight.type == GLIMP_BF16) return GLIMP_OK;
     if (glimp::packed_layout(weight.type).bits == 0) return GLIMP_BAD_TYPE;
     return glimp_packed_bytes(weight.type, weight.n, weight.k) < 0 ? GLIMP_BAD_SIZE : GLIMP_OK;
 }
 
-}  // namespace
+}  // namespace glimp
 
 extern "C" {
 
 int32_t glimp_linear(glimp_cpu *cpu, const float *x, int64_t num_tokens, const glimp_weight *weight, float *out,
                      int64_t out_stride, int32_t accumulate) {
     if (!cpu || !weight) return GLIMP_NULL_POINTER;
-    if (const int32_t error = check_weight(*weight)) return error;
-    if (num_tokens < 0 || out_stride < weight->n) return GLIMP_BAD_SIZE;
+    if (const int32_t error = glimp::check_weight(*weight)) return error;
+    if (out_stride < weight->n) return GLIMP_BAD_SIZE;
+    if (const int32_t error = glimp::check_sizes({num_tokens, std::max(out_stride, weight->k)}, 0)) return error;
     if (num_tokens == 0) return GLIMP_OK;
     if (!x || !out) return GLIMP_NULL_POINTER;
     return glimp::run_alone(*cpu, [&] {
@@ -96,8 +93,8 @@ int32_t glimp_linear(glimp_cpu *cpu, const float *x, int64_t num_tokens, const g
 int32_t glimp_embed(glimp_cpu *cpu, const int64_t *token_ids, int64_t num_tokens, const glimp_weight *weight,
                     float *out) {
     if (!cpu || !weight) return GLIMP_NULL_POINTER;
-    if (const int32_t error = check_weight(*weight)) return error;
-    if (num_tokens < 0) return GLIMP_BAD_SIZE;
+    if (const int32_t error = glimp::check_weight(*weight)) return error;
+    if (const int32_t error = glimp::check_sizes({num_tokens, weight->k}, 0)) return error;
     if (num_tokens == 0) return GLIMP_OK;
     if (!token_ids || !out) return GLIMP_NULL_POINTER;
     for (int64_t t = 0; t < num_tokens; ++t)

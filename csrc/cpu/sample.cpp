@@ -16,6 +16,7 @@ namespace glimp {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int64_t kPart = 256 * kBlockTokens;  // a few microseconds
 constexpr int64_t kWeightsAtOnce = 256;
@@ -127,9 +128,11 @@ class RowSampler {
         std::copy(x_, x_ + n_, z);
         for (int32_t s = p_.seen_start[r_]; s < p_.seen_start[r_ + 1]; ++s) {
             float &value = z[p_.seen_ids[s]];
+            if (value == -kInfinity) continue;  // whatever is taken off it
             const float count = static_cast<float>(p_.seen_counts[s]), repetition = p_.repetition_penalty[r_];
             value = value > 0 ? value / repetition : value * repetition;
             value = value - p_.frequency_penalty[r_] * count - p_.presence_penalty[r_] * (count > 0 ? 1.0f : 0.0f);
+            value = std::max(-kLargest, std::min(kLargest, value));  // what is penalised stays a number
         }
     }
 
@@ -146,10 +149,10 @@ class RowSampler {
         if (temperature == 0) return likeliest;
         if (temperature != 1) {
             for_each_part([&](Part &, int64_t begin, int64_t size) {
-                kernels_.divide(z + begin, size, temperature, room_.scaled + begin);
+                kernels_.scale(z + begin, size, max, temperature, room_.scaled + begin);
             });
             z = room_.scaled;
-            max = max / temperature;
+            max = 0.0f;
         }
         return draw(z, likeliest, filter_threshold(z, max, raw_total));
     }
@@ -289,12 +292,21 @@ class RowSampler {
     const Room room_;
 };
 
+bool is_within(float value, float low, float high) { return value >= low && value <= high; }  // no NaN is
+
 int32_t check_sampling(const glimp_sampling &p, int64_t num_rows, int64_t vocab_size) {
     const void *columns[] = {p.temperature,      p.top_k,             p.top_p, p.min_p,          p.repetition_penalty,
                              p.presence_penalty, p.frequency_penalty, p.seed,  p.sequence_index, p.position,
                              p.seen_start};
     for (const void *column : columns)
         if (!column) return GLIMP_NULL_POINTER;
+    for (int64_t r = 0; r < num_rows; ++r) {
+        const bool is_good = is_within(p.temperature[r], 0.0f, kLargest) && is_within(p.top_p[r], 0.0f, 1.0f) &&
+                             is_within(p.min_p[r], 0.0f, 1.0f) && is_within(p.repetition_penalty[r], 0.0f, kLargest) &&
+                             p.repetition_penalty[r] > 0.0f && is_within(p.presence_penalty[r], -kLargest, kLargest) &&
+                             is_within(p.frequency_penalty[r], -kLargest, kLargest);
+        if (!is_good) return GLIMP_BAD_VALUE;
+    }
     for (int64_t r = 0; r < num_rows; ++r)
         if (p.seen_start[r] < 0 || p.seen_start[r + 1] < p.seen_start[r]) return GLIMP_BAD_SIZE;
     if (p.seen_start[num_rows] > p.seen_start[0] && (!p.seen_ids || !p.seen_counts)) return GLIMP_NULL_POINTER;
@@ -326,7 +338,9 @@ int32_t glimp_sample(glimp_cpu *cpu, const float *logits, int64_t num_rows, int6
                      const glimp_sampling *params, const uint8_t *token_class, int64_t *token, float *entropy,
                      float *logprob, uint8_t *out_class) {
     if (!cpu) return GLIMP_NULL_POINTER;
-    if (num_rows < 0 || vocab_size < 1 || row_stride < vocab_size) return GLIMP_BAD_SIZE;
+    if (vocab_size < 1 || row_stride < vocab_size) return GLIMP_BAD_SIZE;
+    if (const int32_t error = glimp::check_sizes({num_rows, row_stride}, 0)) return error;
+    if (const int32_t error = glimp::check_sizes({vocab_size, 16, cpu->threads.num_threads()}, 1)) return error;
     if (num_rows == 0) return GLIMP_OK;
     if (!logits || !params || !token_class || !token || !entropy || !logprob || !out_class) return GLIMP_NULL_POINTER;
     if (const int32_t error = glimp::check_sampling(*params, num_rows, vocab_size)) return error;

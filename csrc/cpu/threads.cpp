@@ -24,10 +24,17 @@ constexpr int kPausesPerLook = 4;
 Threads::Threads(int num_threads)
     : shares_(new Share[static_cast<size_t>(num_threads)]), sleepers_(static_cast<size_t>(num_threads - 1)) {
     workers_.reserve(sleepers_.size());
-    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    try {
+        for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {  // no more threads: those that there are must not wait for work that can't come
+        join_all();
+        throw;
+    }
 }
 
-Threads::~Threads() {
+Threads::~Threads() { join_all(); }
+
+void Threads::join_all() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         is_over_ = true;

@@ -26,7 +26,7 @@ class Threads {
     Threads(const Threads &) = delete;
     Threads &operator=(const Threads &) = delete;
 
-    int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+    int num_threads() const { return static_cast<int>(sleepers_.size()) + 1; }
 
     // Calls task(index, thread) for every index below num_tasks, from several threads at once; returns when all have
     // returned. The tasks must not throw. One call at a time.
@@ -50,6 +50,7 @@ class Threads {
         std::atomic<int64_t> unclaimed{0};  // below 0 when there were more claims than tasks
     };
 
+    void join_all();
     void publish(int64_t num_tasks, Call call, void *task);
     int64_t share_end(int64_t share) const { return num_tasks_ * (share + 1) / num_threads(); }
     void claim_and_run(int thread);

@@ -71,9 +71,9 @@ int64_t first_equal(const float *x, int64_t n, float value) {
     return n;
 }
 
-void divide(const float *x, int64_t n, float divisor, float *out) {
+void scale(const float *x, int64_t n, float max_of_row, float temperature, float *out) {
     for (int64_t i = 0; i < n; i += kLanes)
-        store_first(out + i, load_first(x + i, n - i) / set(divisor), n - i);
+        store_first(out + i, (load_first(x + i, n - i) - set(max_of_row)) / set(temperature), n - i);
 }
 
 void exponentials(const float *x, int64_t n, float max_of_row, float *out) {
@@ -144,7 +144,7 @@ uint64_t may_win(const float *x, int64_t n, int64_t block, const NoiseKey &key, 
 
 }  // namespace
 
-extern const VocabularyKernels kVocabulary = {row_max,      row_mass,    first_equal, divide, exponentials,
+extern const VocabularyKernels kVocabulary = {row_max,      row_mass,    first_equal, scale, exponentials,
                                               block_maxima, values_from, next_block,  may_win};
 
 }  // namespace glimp::GLIMP_PATH

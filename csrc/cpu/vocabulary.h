@@ -28,8 +28,8 @@ struct VocabularyKernels {
     Mass (*row_mass)(const float *x, int64_t n, float max);
     // the index of the first that equals `value`, or n
     int64_t (*first_equal)(const float *x, int64_t n, float value);
-    // out [n] = x / divisor; out may be x
-    void (*divide)(const float *x, int64_t n, float divisor, float *out);
+    // out [n] = (x - max) / temperature, x at most max; out may be x
+    void (*scale)(const float *x, int64_t n, float max, float temperature, float *out);
     // out [n] = exp(x - max), x at most max
     void (*exponentials)(const float *x, int64_t n, float max, float *out);
     // the largest of each block: out [number of blocks]

@@ -69,7 +69,7 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
     rows, logit_rows, num_tokens = [], [], 0
     for work in plan.work:
         num_tokens += work.end - work.start
-        own = [Row(work.sequence, *row) for row in work.sequence.rows_to_sample(work.start, work.end)]
+        own = [Row(work.sequence, *row) for row in work.sequence.rows_to_sample(work.start, work.end, work.num_rows)]
         rows += own
         logit_rows += [num_tokens - 1 - row.num_after + len(work.sequence.stream) - work.end for row in own]
     ids = [t for work in plan.work for t in work.sequence.streams.ids_for(plan.model, work.start, work.end)]
@@ -94,7 +94,7 @@ def num_top_logprobs(sequence: Sequence) -> int:
     if sequence.awaited.use is Use.SCORE:
         return NUM_SCORE_LOGPROBS
     if sequence.awaited.use is Use.GLIMPSE:
-        return max(routing.router.num_top_logprobs, routing.glimpse_logprobs, num_asked)
+        return max(routing.needs.num_top_logprobs, routing.glimpse_logprobs, num_asked)
     return num_asked
 
 

@@ -4,6 +4,7 @@ It may import only `errors`. `routers.py` is the paper's algorithm.
 """
 
 from glimp_engine.routing.files import RoutingFile
+from glimp_engine.routing.needs import RouterNeeds
 from glimp_engine.routing.params import RoutingParams
 from glimp_engine.routing.post_hoc import SpecReason, StepEntropyRouter, StepPerplexityRouter
 from glimp_engine.routing.routers import (
@@ -32,6 +33,7 @@ __all__ = [
     "RandomRouter",
     "RouteContext",
     "Router",
+    "RouterNeeds",
     "RoutingFile",
     "RoutingParams",
     "SmallOnly",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from glimp_engine.errors import ConfigError, check_choice, check_integer
+from glimp_engine.routing.needs import RouterNeeds, read_needs
 from glimp_engine.routing.routers import GlimpRouter, Router
 
 __all__ = ["RoutingParams"]
@@ -26,8 +27,7 @@ class RoutingParams:
     stop_repeated_steps: bool = True  # a step equal to the one before, or two alternating, ends the thinking
 
     def __post_init__(self) -> None:
-        if not callable(getattr(self.router, "decide", None)):
-            raise ConfigError(f"router is {self.router!r}; allowed: an object with decide(glimpse, context)")
+        object.__setattr__(self, "_needs", read_needs(self.router))
         check_choice("answer_model", self.answer_model, ("small", "large", "routed"))
         check_integer("max_thinking_tokens", self.max_thinking_tokens, 1)
         check_integer("max_step_tokens", self.max_step_tokens, 1)
@@ -36,3 +36,9 @@ class RoutingParams:
         check_integer("glimpse_logprobs", self.glimpse_logprobs, 0, 20)
         if not isinstance(self.stop_repeated_steps, bool):
             raise ConfigError(f"stop_repeated_steps is {self.stop_repeated_steps!r}; allowed: True, False")
+
+    @property
+    def needs(self) -> RouterNeeds:
+        """What the router asks for beside `decide`, as it was when these parameters were made."""
+        needs: RouterNeeds = self.__dict__["_needs"]
+        return needs

@@ -80,19 +80,11 @@ class Verdict(IntEnum):
 
 
 class Router(Protocol):
-    """Decides which model writes a step.
+    """Decides which model writes a step. What else it may have, and what that means, says needs.py.
 
-    A router may also have `review(draft: Draft) -> Verdict`, and is then asked about each routed step that the small
-    model has written; with a `question`, after the large model has answered that with a digit. See post_hoc.py.
+    With `review(draft: Draft) -> Verdict` it's asked about each routed step that the small model has written; with a
+    `question`, after the large model has answered that with a digit. See post_hoc.py.
     """
-
-    @property
-    def only(self) -> Model | None:
-        """The one model that ever writes, the answer too, and needs no glimpse; None if both may."""
-
-    @property
-    def num_top_logprobs(self) -> int:
-        """How many of the largest log-probabilities `decide` wants in its glimpse."""
 
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
         """The model that writes the step whose first token has been glimpsed."""

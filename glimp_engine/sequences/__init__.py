@@ -9,7 +9,7 @@ from glimp_engine.sequences.drafts import NUM_SCORE_LOGPROBS
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
 from glimp_engine.sequences.request import make_request
-from glimp_engine.sequences.scheduler import Plan, Scheduler, Work
+from glimp_engine.sequences.scheduler import Plan, Scheduler, SequenceError, Work
 from glimp_engine.sequences.sequence import Sequence
 from glimp_engine.sequences.streams import Dictionary
 from glimp_engine.sequences.transcript import SampledToken, Voice
@@ -23,6 +23,7 @@ __all__ = [
     "SampledToken",
     "Scheduler",
     "Sequence",
+    "SequenceError",
     "Use",
     "Voice",
     "Work",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from glimp_engine.errors import CapacityError
-from glimp_engine.sequences.pages import Content, PageCopy, PagePool
+from glimp_engine.sequences.pages import Content, PagePool
 
 __all__ = ["PageTable"]
 
@@ -33,10 +33,8 @@ class PageTable:
         revived = sum(self.pool.references[page] == 0 for page in shared)
         return self.num_missing(len(tokens)) - len(shared) + headroom <= self.pool.num_available - revived
 
-    def attach(self, tokens: Sequence[int]) -> PageCopy | None:
+    def attach(self, tokens: Sequence[int]) -> None:
         """Hold these tokens, starting with what the prefix cache has of them; the last one always remains to be run.
-
-        A copy, if one comes back, must be made before the next forward.
 
         Raises: CapacityError when `can_attach` is false.
         """
@@ -45,10 +43,9 @@ class PageTable:
         self._num_sealed = len(self.pages)
         for page in self.pages:
             self.pool.share(page)
-        copy = self._copy_common(tokens)
+        self._copy_common(tokens)
         self.hold(tokens)
         self._publish_tail(tokens)
-        return copy
 
     def hold(self, tokens: Sequence[int]) -> None:
         """Take the pages that these tokens need, and publish those that are sealed.
@@ -83,13 +80,6 @@ class PageTable:
             page = self.pages[i]
             assert filled[page] == max(start - i * size, 0), "a position would be run twice, or skipped"
             filled[page] = min(end - i * size, size)
-
-    def unfill(self, model: int, start: int, end: int) -> None:
-        """Take back a `fill` whose forward failed."""
-        size, filled = self.pool.page_size, self.pool.filled[model]
-        for i in range(start // size, -(-end // size)):
-            filled[self.pages[i]] = min(filled[self.pages[i]], max(start - i * size, 0))
-        self.pool.num_unfills += 1
 
     def truncate(self, tokens: Sequence[int], num_tokens: int) -> None:
         """Keep the first num_tokens of the tokens, and what each model has seen of them.
@@ -131,7 +121,7 @@ class PageTable:
         if not self.pool.num_available:
             return False
         self.pages[i] = self.pool.take()
-        self.pool.copy(page, self.pages[i])
+        self.pool.copy(page, self.pages[i], self.pool.page_size)
         self.pool.release(page)
         return True
 
@@ -145,20 +135,18 @@ class PageTable:
             pages.append(page)
         return pages
 
-    def _copy_common(self, tokens: Sequence[int]) -> PageCopy | None:
+    def _copy_common(self, tokens: Sequence[int]) -> None:
         """Start the next page with a copy of the cached page that has the longest beginning in common with it."""
         begin = len(self.pages) * self.pool.page_size
         rest = tokens[begin : min(begin + self.pool.page_size, len(tokens) - 1)]
         source, common = self.pool.find_common(self._parent(len(self.pages)), rest) if rest else (-1, 0)
         if common == 0 or self.pool.num_available <= (self.pool.references[source] == 0):
-            return None
+            return
         self.pool.share(source)  # so that `take` can't evict it
         target = self.pool.take()
+        self.pool.copy(source, target, common)
         self.pool.release(source)
-        for marks in self.pool.filled:
-            marks[target] = min(marks[source], common)
         self.pages.append(target)
-        return PageCopy(source, target)
 
     def _seal(self, tokens: Sequence[int]) -> None:
         self._extend_keys(tokens)

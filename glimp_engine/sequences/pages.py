@@ -9,6 +9,7 @@ its tokens chained with its parent's key, and shared. A page that isn't sealed b
 the part that they have in common with it.
 """
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from glimp_engine.errors import CapacityError
 
 __all__ = ["Content", "PageCopy", "PagePool"]
+
+MAX_TRIED = 64
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class PagePool:
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._content: dict[int, Content] = {}
         self._by_key: dict[bytes, int] = {}
-        self._by_parent: dict[tuple[bytes, int], list[int]] = {}  # (parent's key, first token) -> pages
-        self._copies: list[PageCopy] = []  # that truncated tables wait for
+        self._by_parent: dict[bytes, list[tuple[tuple[int, ...], int]]] = {}  # parent's key -> (tokens, page), ordered
+        self._copies: list[PageCopy] = []  # to be made before the next forward, in this order
 
     @property
     def num_free(self) -> int:
@@ -99,43 +102,63 @@ class PagePool:
         if content.key is not None and self._by_key.setdefault(content.key, page) != page:
             return
         self._content[page] = content
-        self._by_parent.setdefault((content.parent, content.tokens[0]), []).append(page)
+        insort(self._by_parent.setdefault(content.parent, []), (content.tokens, page))
 
     def unpublish(self, page: int) -> None:
         """Let no table find the page any more."""
         content = self._content.pop(page, None)
         if content is None:
             return
-        siblings = self._by_parent[content.parent, content.tokens[0]]
-        siblings.remove(page)
+        siblings = self._by_parent[content.parent]
+        del siblings[bisect_left(siblings, (content.tokens, page))]
         if not siblings:
-            del self._by_parent[content.parent, content.tokens[0]]
+            del self._by_parent[content.parent]
         if content.key is not None:
             del self._by_key[content.key]
 
-    def copy(self, source: int, target: int) -> None:
-        """Have a page copied before the next forward; `target` is then as full as `source`."""
+    def copy(self, source: int, target: int, num_positions: int) -> None:
+        """Have a page copied before the next forward; of `target` no more than num_positions then count."""
         self._copies.append(PageCopy(source, target))
         for marks in self.filled:
-            marks[target] = marks[source]
+            marks[target] = min(marks[source], num_positions)
 
     def collect_copies(self) -> list[PageCopy]:
         """The copies that have been asked for since the last call, in their order."""
         copies, self._copies = self._copies, []
         return copies
 
+    def unfill(self, model: int, page: int, num_positions: int) -> None:
+        """Of the page's K/V of this model only the first num_positions count from now on."""
+        self.filled[model][page] = min(self.filled[model][page], num_positions)
+        self.num_unfills += 1
+
+    def take_back(self, copies: list[PageCopy]) -> None:
+        """These copies may not have been made: nothing in their targets counts."""
+        for copy in copies:
+            for model in range(len(self.filled)):
+                self.unfill(model, copy.target, 0)
+
     def find(self, key: bytes) -> int | None:
         """The sealed page with this key, used or cached."""
         return self._by_key.get(key)
 
     def find_common(self, parent: bytes, tokens: Sequence[int]) -> tuple[int, int]:
-        """(page, n): the child of `parent` that holds the most K/V of tokens[:n]; n is 0 if there is none."""
+        """(page, n): the child of `parent` that holds the most K/V of tokens[:n]; n is 0 if there is none.
+
+        Cost:   the children with the most in common stand next to each other; MAX_TRIED of them are looked at, either
+                way, which only those that nobody has run yet can use up.
+        """
+        siblings = self._by_parent.get(parent, [])
+        place = bisect_left(siblings, (tuple(tokens), -1))
         best = (-1, 0)
-        for page in self._by_parent.get((parent, tokens[0]), ()):
-            common = common_prefix_len(self._content[page].tokens, tokens)
-            held = min(common, max(marks[page] for marks in self.filled))
-            if held > best[1]:
-                best = (page, held)
+        for nearest_first in (siblings[place : place + MAX_TRIED], siblings[max(place - MAX_TRIED, 0) : place][::-1]):
+            for content, page in nearest_first:
+                common = common_prefix_len(content, tokens)
+                if common <= best[1]:
+                    break
+                held = min(common, max(marks[page] for marks in self.filled))
+                if held > best[1]:
+                    best = (page, held)
         return best
 
     def check(self) -> None:
@@ -143,7 +166,8 @@ class PagePool:
         used = [page for page, references in enumerate(self.references) if references > 0]
         assert sorted([*used, *self._cached, *self._free]) == list(range(self.num_pages))
         assert all(self._content[page].key == key for key, page in self._by_key.items())
-        assert sorted(page for pages in self._by_parent.values() for page in pages) == sorted(self._content)
+        assert sorted(page for children in self._by_parent.values() for _, page in children) == sorted(self._content)
+        assert all(children == sorted(children) for children in self._by_parent.values())
         assert not any(page in self._content or any(m[page] for m in self.filled) for page in self._free)
         assert all(page in self._content for page in self._cached)
 

@@ -7,11 +7,11 @@ from glimp_engine.errors import ConfigError, RequestError
 from glimp_engine.routing import Model
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.streams import Dictionary, Streams, TokenStream
-from glimp_engine.text import Text
 
 __all__ = ["Prompt", "check_type", "list_prompts", "make_streams", "one_for_each"]
 
 P = TypeVar("P")
+MAX_SHOWN_CHARS = 200
 Prompt = str | Sized[int] | Sized[dict[str, Any]]  # text, the small model's token ids, or chat messages
 
 
@@ -22,45 +22,55 @@ def list_prompts(prompts: Prompt | Sized[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def make_streams(prompt: Prompt, dictionary: Dictionary, pool: PagePool) -> Streams:
+def make_streams(prompt: Prompt, dictionary: Dictionary, pool: PagePool, max_model_len: int) -> Streams:
     """One stream for both models where the prompt means the same in both, else one for each.
 
-    Raises: RequestError when the prompt is empty, of no known form, or not in the vocabulary.
+    Raises: RequestError when the prompt is empty, of no known form, not in the vocabulary, or far longer than
+            max_model_len; it may still be too long.
     """
-    small_text, large_text = dictionary.texts
-    small_ids = encode(prompt, small_text)
+    small_ids = encode(prompt, Model.SMALL, dictionary, max_model_len)
     if dictionary.pair.kind == "identical":
+        dictionary.check_ids(small_ids, Model.LARGE)
         stream = TokenStream(small_ids, Model.SMALL, pool)
         return Streams(stream, stream, dictionary)
     if isinstance(prompt, str) or isinstance(prompt[0], dict):
-        large_ids = encode(prompt, large_text)
+        large_ids = encode(prompt, Model.LARGE, dictionary, max_model_len)
     else:
-        large_ids = dictionary.carry(small_ids, small_text.decode(small_ids), Model.LARGE)
+        large_ids = dictionary.carry(small_ids, dictionary.texts[Model.SMALL].decode(small_ids), Model.LARGE)
+        dictionary.check_ids(large_ids, Model.LARGE)
     if dictionary.pair.kind == "mapped" and dictionary.map_ids(small_ids, Model.LARGE) == large_ids:
         stream = TokenStream(small_ids, Model.SMALL, pool)
         return Streams(stream, stream, dictionary)
     return Streams(TokenStream(small_ids, Model.SMALL, pool), TokenStream(large_ids, Model.LARGE, pool), dictionary)
 
 
-def encode(prompt: Prompt, text: Text) -> list[int]:
-    """The prompt's ids in one vocabulary."""
+def encode(prompt: Prompt, model: Model, dictionary: Dictionary, max_model_len: int) -> list[int]:
+    """The prompt's ids in one model's vocabulary, each of which its embedding has."""
+    text = dictionary.texts[model]
     if not isinstance(prompt, (str, Sized)) or isinstance(prompt, bytes) or len(prompt) == 0:
-        raise RequestError(f"prompt is {prompt!r}; allowed: text, token ids, or chat messages, and not empty")
+        raise RequestError(f"prompt is {shown(prompt)}; allowed: text, token ids, or chat messages, and not empty")
     if isinstance(prompt, str):
-        token_ids = text.encode(prompt, allow_special=True)
+        token_ids = text.encode(prompt, allow_special=True, max_tokens=max_model_len)
     elif isinstance(prompt[0], dict):
-        token_ids = text.encode_chat(list(prompt))  # type: ignore[arg-type]
+        token_ids = text.encode_chat(list(prompt), max_tokens=max_model_len)  # type: ignore[arg-type]
     else:
         token_ids = [check_token_id(i, token_id, text.num_tokens) for i, token_id in enumerate(prompt)]
     if not token_ids:
-        raise RequestError(f"prompt is {prompt!r}, which has no tokens; allowed: at least one")
+        raise RequestError(f"prompt is {shown(prompt)}, which has no tokens; allowed: at least one")
+    dictionary.check_ids(token_ids, model)
     return token_ids
+
+
+def shown(value: object) -> str:
+    """As much of a value as a message needs."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 def check_token_id(index: int, token_id: object, vocab_size: int) -> int:
     """The token id, if it is one."""
     if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
-        raise RequestError(f"prompt[{index}] is {token_id!r}; allowed: a token id from 0 to {vocab_size - 1}")
+        raise RequestError(f"prompt[{index}] is {shown(token_id)}; allowed: a token id from 0 to {vocab_size - 1}")
     return token_id
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from glimp_engine.errors import RequestError
-from glimp_engine.routing import Draft, Glimpse, Model, RouteContext, RoutingParams, Verdict
+from glimp_engine.routing import Draft, Glimpse, Model, RouteContext, RouterNeeds, RoutingParams, Verdict
 from glimp_engine.sampling import SamplingParams
 from glimp_engine.sequences.streams import Streams
 from glimp_engine.text import Text
@@ -38,9 +38,9 @@ class Request:
         return self.routing.max_answer_tokens or self.sampling.max_tokens or DEFAULT_ANSWER_TOKENS
 
     @property
-    def is_reviewed(self) -> bool:
-        """Whether the router judges drafts."""
-        return hasattr(self.routing.router, "review")
+    def needs(self) -> RouterNeeds:
+        """What the router asks for beside `decide`."""
+        return self.routing.needs
 
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
         """The router's route. Raises: RequestError when it fails."""
@@ -49,11 +49,6 @@ class Request:
     def review(self, draft: Draft) -> Verdict:
         """The router's verdict. Raises: RequestError when it fails."""
         return self._ask(lambda router: Verdict(router.review(draft)))
-
-    @property
-    def question(self) -> str | None:
-        """What the large model is asked about a draft first."""
-        return getattr(self.routing.router, "question", None)
 
     def _ask(self, question: Callable[[Any], T]) -> T:
         try:
@@ -65,7 +60,7 @@ class Request:
     @property
     def answer_model(self) -> Model | None:
         """The model that writes what follows </think> as one step; None if that too is routed."""
-        only = self.routing.router.only
+        only = self.needs.only
         if only is not None or not self.is_thinking or self.routing.answer_model == "routed":
             return None
         return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
@@ -91,7 +86,7 @@ def make_request(
                 f"prompt has {len(streams.of(model))} tokens for the {model} model; "
                 f"allowed: fewer than max_model_len, {max_model_len}"
             )
-    first = streams.of(Model.LARGE if routing.router.only is Model.LARGE else Model.SMALL)
+    first = streams.of(Model.LARGE if routing.needs.only is Model.LARGE else Model.SMALL)
     return Request(
         request_id=request_id,
         arrival=arrival,

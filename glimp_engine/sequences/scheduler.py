@@ -4,23 +4,30 @@ A tick is one ragged forward of one model. It mixes whatever its sequences need 
 a decode; they differ only in how many positions the model has not seen yet.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from glimp_engine.routing import Model
 from glimp_engine.sequences.pages import PageCopy, PagePool
 from glimp_engine.sequences.sequence import Sequence
 
-__all__ = ["Plan", "Scheduler", "Work"]
+__all__ = ["Plan", "Scheduler", "SequenceError", "Work"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Positions start:end of the sequence's stream, to be run by the model of the tick."""
+    """Positions start:end of the sequence's stream, to be run by the model of the tick.
+
+    Who waits for logits always gets a row of its own: where the K/V of the stream's last position is there already, as
+    another sequence has run it, or the logits were lost, that position is run again (`is_rerun`), and written alike.
+    """
 
     sequence: Sequence
     start: int
     end: int
+    num_rows: int  # of logits that are sampled for the sequence, and for those to be forked off it
+    is_rerun: bool
+    pages: list[int]  # that hold these positions
 
     @property
     def is_last(self) -> bool:
@@ -35,6 +42,14 @@ class Plan:
     model: Model
     work: list[Work]
     copies: list[PageCopy]
+
+
+class SequenceError(Exception):
+    """What went wrong while a tick was planned, and for which sequence."""
+
+    def __init__(self, sequence: Sequence, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.sequence = sequence
 
 
 class Scheduler:
@@ -59,6 +74,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._forward_bytes = forward_bytes
         self._served = [0] * len(forward_bytes)  # [model]: bytes
+        self._at: Sequence  # whom the plan is being made for
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; forks of a running one come before newer requests."""
@@ -66,44 +82,56 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a finished sequence and take its pages back."""
-        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        for queue in (self.running, self.waiting):
+            i = bisect_left(queue, arrival(sequence), key=arrival)
+            if i < len(queue) and queue[i] is sequence:
+                del queue[i]
         sequence.streams.release_pages()
 
     def plan(self) -> Plan | None:
-        """The next tick, its positions marked as filled; None when there is nothing to do."""
-        copies = self._admit()
-        while self.running:
-            model = self._next_model()
-            self._hold_pages(model, copies)
-            work = self._batch(model)
-            if work:
-                self._served[model] += self._forward_bytes[model]
-                return Plan(model, work, self.pool.collect_copies() + copies)
-            assert all(sequence.model != model for sequence in self.running), "a sequence waits for a model in vain"
-        assert not copies, "a copy was planned and never made"
+        """The next tick, its positions marked as filled; None when there is nothing to do.
+
+        Raises: SequenceError when that fails for a sequence; nothing is marked then.
+        """
+        work: list[Work] = []
+        model = Model.SMALL
+        try:
+            self._admit()
+            while self.running:
+                model = self._next_model()
+                self._hold_pages(model)
+                self._batch(model, work)
+                if work:
+                    self._served[model] += self._forward_bytes[model]
+                    return Plan(model, work, self.pool.collect_copies())
+        except BaseException as error:
+            self.undo(Plan(model, work, []))
+            if not isinstance(error, Exception):
+                raise
+            raise SequenceError(self._at, error) from error
         return None
 
     def undo(self, plan: Plan) -> None:
-        """Take back the marks of a plan whose forward failed; a sequence that was aborted has no pages any more."""
-        for work in reversed([work for work in plan.work if work.sequence.finish_reason is None]):
-            work.sequence.stream.table.unfill(plan.model, work.start, work.end)
+        """Take back the marks of a plan that has not been run, or not to its end."""
+        for work in reversed(plan.work):
+            if not work.is_rerun:
+                first = work.start // self.pool.page_size
+                for i, page in enumerate(work.pages, first):
+                    self.pool.unfill(plan.model, page, max(work.start - i * self.pool.page_size, 0))
+        self.pool.take_back(plan.copies)
 
-    def _admit(self) -> list[PageCopy]:
-        copies: list[PageCopy] = []
+    def _admit(self) -> None:
         while self.waiting and len(self.running) < self._max_batch_size:
-            sequence = self.waiting[0]
+            self._at = self.waiting[0]
             # one page of headroom each, so that what is admitted isn't preempted at once
-            if not sequence.stream.table.can_attach(sequence.stream.tokens, headroom=len(self.running)):
+            if not self._at.stream.table.can_attach(self._at.stream.tokens, headroom=len(self.running)):
                 break
             insort(self.running, self.waiting.pop(0), key=arrival)
-            self._attach(sequence, copies)
-        return copies
+            self._attach(self._at)
 
-    def _attach(self, sequence: Sequence, copies: list[PageCopy]) -> None:
+    def _attach(self, sequence: Sequence) -> None:
         stream = sequence.stream
-        copy = stream.table.attach(stream.tokens)
-        if copy is not None:
-            copies.append(copy)
+        stream.table.attach(stream.tokens)
         if not any(sequence.streams.num_seen):
             self.num_cached_tokens += stream.table.next_run(sequence.model, len(stream))[0]
 
@@ -115,16 +143,16 @@ class Scheduler:
                 self._served[model] = max(served, least)  # who had nothing to do saves nothing up
         return Model(min((served, model) for model, served in enumerate(self._served) if busy[model])[1])
 
-    def _hold_pages(self, model: Model, copies: list[PageCopy]) -> None:
+    def _hold_pages(self, model: Model) -> None:
         """See to it that each sequence that runs on this model has the pages it needs, the oldest first."""
         for sequence in list(self.running):
-            stream = sequence.stream
+            self._at, stream = sequence, sequence.stream
             while sequence in self.running and sequence.model == model:
                 if stream.table.is_attached and stream.table.num_missing(len(stream)) <= self.pool.num_available:
                     stream.table.hold(stream.tokens)
                     break
                 if not stream.table.is_attached and stream.table.can_attach(stream.tokens, headroom=0):
-                    self._attach(sequence, copies)
+                    self._attach(sequence)
                     break
                 self._preempt_newest()
 
@@ -134,19 +162,26 @@ class Scheduler:
         self.add(sequence)
         self.num_preemptions += 1
 
-    def _batch(self, model: Model) -> list[Work]:
+    def _batch(self, model: Model, work: list[Work]) -> None:
+        """Each sequence's part of the tick; tokens, and rows beyond a sequence's first, are taken from one budget."""
         sequences = [sequence for sequence in self.running if sequence.model == model]
         sequences.sort(key=lambda sequence: sequence.num_unseen > 1)  # stable: otherwise in the order of arrival
-        work, budget = [], self._max_batch_tokens
+        budget = self._max_batch_tokens
         for sequence in sequences:
-            table = sequence.stream.table
-            start, end = table.next_run(model, len(sequence.stream))
-            end = min(end, start + budget)
-            if start < end:
+            if budget == 0:
+                break
+            self._at, stream, table = sequence, sequence.stream, sequence.stream.table
+            start, end = table.next_run(model, len(stream))
+            is_rerun = start == end
+            start, end = (len(stream) - 1, len(stream)) if is_rerun else (start, min(end, start + budget))
+            budget -= end - start
+            num_rows = min(1 + sequence.awaited.num_unborn, 1 + budget) if end == len(stream) else 0
+            budget -= max(num_rows - 1, 0)
+            size = self.pool.page_size
+            pages = table.pages[start // size : -(-end // size)]
+            work.append(Work(sequence, start, end, num_rows, is_rerun, pages))
+            if not is_rerun:
                 table.fill(model, start, end)
-                work.append(Work(sequence, start, end))
-                budget -= end - start
-        return work
 
 
 def arrival(sequence: Sequence) -> tuple[int, int]:

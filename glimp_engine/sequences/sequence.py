@@ -60,21 +60,25 @@ class Sequence:
     @property
     def is_glimpsed_next(self) -> bool:
         """Whether the router is asked who writes the step after this one."""
-        return self.phases.answer_model is None and self.request.routing.router.only is not Model.LARGE
+        return self.phases.answer_model is None and self.request.needs.only is not Model.LARGE
 
     @property
     def small_below(self) -> float:
         """Nats below which a glimpse certainly leaves the next step to the small model."""
-        return getattr(self.request.routing.router, "small_below", 0.0) if self.is_glimpsed_next else math.inf
+        return self.request.needs.small_below if self.is_glimpsed_next else math.inf
 
-    def rows_to_sample(self, start: int, end: int) -> list[tuple[int, int]]:
+    def rows_to_sample(self, start: int, end: int, num_rows: int) -> list[tuple[int, int]]:
         """(sequence index, tokens of the stream behind its place) of each row of a forward over positions start:end.
+
+        At the stream's end there are num_rows: the sequence's own, and those of the next sequences to be forked off.
 
         A question's forward samples too what the large model would write in the draft's place, and after the draft:
         if a step is taken back, the one that replaces it begins with that, and no position has to be run again.
         """
         num_tokens, awaited = len(self.stream), self.awaited
-        rows = [(self.index + i, 0) for i in range(1 + awaited.num_unborn)] if end == num_tokens else []
+        first_unborn = self.request.sampling.n - awaited.num_unborn
+        members = [self.index, *range(first_unborn, self.request.sampling.n)]
+        rows = [(index, 0) for index in members[:num_rows]] if end == num_tokens else []
         if self.draft is not None and awaited.use is Use.SCORE and not self.request.sampling.has_penalties:
             places = (self.draft.stream_lens[-1], num_tokens - awaited.num_question_tokens)
             rows += [(self.index, num_tokens - place) for place in places if start < place <= end]
@@ -121,7 +125,6 @@ class Sequence:
 
         Raises: RequestError when the router fails to judge the draft that is now complete.
         """
-        self.awaited.num_unborn = 0
         self.streams.write(self.model, sampled.token_id)
         text, boundary = self.transcript.write(self.model, sampled)
         self._mark_written()
@@ -182,7 +185,7 @@ class Sequence:
             return self._open_step(Model.LARGE, now)
         self.awaited.use = Use.GLIMPSE
         self._run_next(Model.SMALL)
-        return []
+        return self._finish_without_room(now)
 
     def _open_step(
         self,
@@ -193,7 +196,7 @@ class Sequence:
     ) -> list[Event]:
         is_hand_over = self.transcript.writer not in (None, model)
         self._run_next(model)
-        is_draft = model is Model.SMALL and entropy is not None and self.request.is_reviewed
+        is_draft = model is Model.SMALL and entropy is not None and self.request.needs.reviews
         if is_draft:  # both streams must end where it begins
             for each in Model:
                 self.streams.carry(each, self.transcript.token_ids, self.transcript.raw_text)
@@ -203,17 +206,15 @@ class Sequence:
         if is_draft:
             draft.events, self.draft = events, draft
             return []
-        return events if model is Model.SMALL else events + self._write_choice(now)
+        if model is Model.LARGE:
+            events += self._write_choice(now)
+        return events + self._finish_without_room(now)
 
     def _write_choice(self, now: float) -> list[Event]:
         """Begin a large step with what a question's forward has sampled for this place, if one has run over it."""
         choice = self.awaited.large_choices.get(len(self.stream))
         self.awaited.large_choices.clear()
-        if choice is not None:
-            return self.write(choice, now)
-        if not self.num_unseen:  # its logits are gone, so the last token has to be run once more
-            self.stream.table.unfill(Model.LARGE, len(self.stream) - 1, len(self.stream))
-        return []
+        return [] if choice is None else self.write(choice, now)
 
     def _close_step(self, now: float) -> list[Event]:
         step = self.steps.close(now)
@@ -230,7 +231,7 @@ class Sequence:
 
     def _end_draft(self, now: float) -> list[Event]:
         assert self.draft is not None
-        question, boundary = self.request.question, self.draft.boundary
+        question, boundary = self.request.needs.question, self.draft.boundary
         if question is None:
             return self._judge(None, now)
         self._run_next(Model.LARGE)
@@ -295,10 +296,7 @@ class Sequence:
 
     def _next_step(self, now: float) -> list[Event]:
         events = self._close_step(now)
-        events += self._begin_step(now)
-        if self._is_out_of_room():  # what was carried over may have filled the other model's context
-            events += self.finish(FinishReason.LENGTH, now)
-        return events
+        return events + self._begin_step(now)
 
     def _end_thinking(self, reason: FinishReason, now: float) -> list[Event]:
         events = self._close_step(now)
@@ -315,6 +313,12 @@ class Sequence:
             if self._is_out_of_room():
                 return events + self.finish(FinishReason.LENGTH, now)
         return events + self._end_thinking(reason, now)
+
+    def _finish_without_room(self, now: float) -> list[Event]:
+        """End the sequence if what was carried over has filled the context of the model that runs next."""
+        if self.finish_reason is None and self._is_out_of_room():
+            return self.finish(FinishReason.LENGTH, now)
+        return []
 
     def _is_out_of_room(self) -> bool:
         return self.phases.is_out_of_room(len(self.transcript.token_ids), len(self.stream))

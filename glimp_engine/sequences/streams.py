@@ -7,6 +7,7 @@ stream of its own ids, and what the other one wrote is carried over when a model
 
 from collections import Counter
 
+from glimp_engine.errors import RequestError
 from glimp_engine.routing import Model
 from glimp_engine.sequences.page_table import PageTable
 from glimp_engine.sequences.pages import PagePool
@@ -18,17 +19,31 @@ __all__ = ["Dictionary", "Streams", "TokenStream"]
 class Dictionary:
     """Says in one model's ids what was written in the other's."""
 
-    def __init__(self, texts: tuple[Text, Text], pair: Pair) -> None:
+    def __init__(self, texts: tuple[Text, Text], pair: Pair, vocab_sizes: tuple[int, int]) -> None:
+        """vocab_sizes: rows of the models' embeddings, which may be more or fewer than their tokenizers' ids."""
         self.texts = texts
         self.pair = pair
+        self.vocab_sizes = vocab_sizes
 
     def map_ids(self, token_ids: list[int], target: Model) -> list[int]:
         """The other model's ids as the target's; -1 for a special token that the target lacks."""
         table = self.pair.to_large if target is Model.LARGE else self.pair.to_small
         return token_ids if table is None else [table[token_id] for token_id in token_ids]
 
-    def unknown_to_other(self, model: Model, vocab_sizes: tuple[int, int]) -> list[int]:
+    def check_ids(self, token_ids: list[int], model: Model) -> None:
+        """Raise RequestError unless each id has a row in the model's embedding."""
+        if token_ids and not (min(token_ids) >= 0 and max(token_ids) < self.vocab_sizes[model]):
+            unknown = next(i for i in token_ids if not 0 <= i < self.vocab_sizes[model])
+            raise RequestError(
+                f"a token has no id that the {model} model knows"
+                if unknown < 0
+                else f"token id {unknown} is beyond the {model} model's embedding, which has "
+                f"{self.vocab_sizes[model]} rows: its tokenizer doesn't fit it"
+            )
+
+    def unknown_to_other(self, model: Model) -> list[int]:
         """Ids that the model must not write, as the other one, who reads the same stream, doesn't have them."""
+        vocab_sizes = self.vocab_sizes
         if self.pair.kind == "unrelated":
             return []
         if self.pair.kind == "identical":
@@ -42,7 +57,9 @@ class Dictionary:
         if self.pair.kind != "unrelated":
             return self.map_ids(token_ids, target)
         carried = self.texts[target].encode_carried(text)
-        return carried or self.texts[target].encode("\n", allow_special=False)  # a forward needs a token
+        carried = carried or self.texts[target].encode("\n", allow_special=False)  # a forward needs a token
+        self.check_ids(carried, target)
+        return carried
 
 
 class TokenStream:

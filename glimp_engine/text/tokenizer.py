@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from glimp_engine.errors import RequestError
 from glimp_engine.text.chat import BEGIN_THINKING, END_THINKING, ChatTemplate
 from glimp_engine.text.detokenizer import Detokenizer
 from glimp_engine.text.tokenizer_files import read_directory, read_gguf
@@ -24,6 +25,8 @@ END_TOKENS = (
 # GPT-2's letter of each byte to the character of that number, any other letter to one that has no byte
 _LETTERS = {ord(letter): byte for byte, letter in bytes_to_unicode().items()}
 BYTES_OF_LETTERS = {**{byte: 0x100 for byte in range(0x100) if byte not in _LETTERS}, **_LETTERS}
+CHARS_PER_TOKEN_TRIED = 8  # a prompt is looked at in pieces if it has more characters a token than this
+CUT_TOKENS = 64  # by which a beginning may have more tokens than it has in the whole text
 BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 
 
@@ -74,14 +77,18 @@ class Text:
         is_written = token_id < self.num_tokens and token_id not in self._unwritten
         return self.bytes_of(token_id) if is_written else b""
 
-    def encode(self, text: str, allow_special: bool) -> list[int]:
+    def encode(self, text: str, allow_special: bool, max_tokens: int | None = None) -> list[int]:
         """The text's token ids.
 
         With allow_special it's a prompt: special tokens in it are parsed and the begin token is put before it, where
         the model has one. Without, it's what somebody wrote, and nothing in it is special.
+
+        Cost:   a second and 200 MB for some MB of text; one that certainly has more than max_tokens is not read whole.
+        Raises: RequestError on what is no text, can't be read, or has more tokens by far.
         """
-        self._backend.encode_special_tokens = not allow_special
-        return self._backend.encode(text, add_special_tokens=allow_special).ids
+        if max_tokens is not None:
+            self._refuse_longer(text, max_tokens)
+        return self._ids(text, parse_special=allow_special, add_special=allow_special)
 
     def encode_carried(self, text: str) -> list[int]:
         """What the other model wrote, in this model's ids; only <think> and </think> are special in it."""
@@ -92,12 +99,16 @@ class Text:
             ids += [token_id] if is_thinking and token_id is not None else self.encode(piece, allow_special=False)
         return ids
 
-    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+    def encode_chat(self, messages: list[dict[str, Any]], max_tokens: int | None = None) -> list[int]:
         """Chat messages through the model's template, up to where the answer begins; thinking is opened.
 
-        Raises: RequestError when a message is malformed, or the model has no template, or the template refuses them.
+        Raises: RequestError when a message is malformed, or the model has no template, or the template refuses them, or
+                what it gives can't be read, or has more than max_tokens by far.
         """
-        return self._encode_rendered(self._chat.render(messages))
+        rendered = self._chat.render(messages)
+        if max_tokens is not None:
+            self._refuse_longer(rendered, max_tokens)
+        return self._ids(rendered, parse_special=True, add_special=False)
 
     def encode_question(self, question: str, as_turn: bool) -> list[int]:
         """What asks the model for a score in the middle of its answer, up to where the digit comes.
@@ -105,7 +116,7 @@ class Text:
         With as_turn it's a turn of the user's, if the model has a chat template; else there is nothing special in it.
         """
         turn = self._chat.render_turn(question) if as_turn else f"\n\n{question}\n"
-        return self._encode_rendered(turn + "Score:\n")  # then a digit is one token
+        return self._ids(turn + "Score:\n", parse_special=True, add_special=False)  # then a digit is one token
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
@@ -128,9 +139,34 @@ class Text:
         newline = [] if text.endswith("\n") else self.encode("\n", allow_special=False)
         return newline + self.encode_carried(END_THINKING) + self.encode("\n\n", allow_special=False)
 
-    def _encode_rendered(self, rendered: str) -> list[int]:
-        self._backend.encode_special_tokens = False
-        return self._backend.encode(rendered, add_special_tokens=False).ids
+    def _ids(self, text: str, parse_special: bool, add_special: bool) -> list[int]:
+        """The one place where text becomes ids. Raises: RequestError on what is no text, or can't be read."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ord(text[error.start])
+            raise RequestError(
+                f"text has U+{half:04X} at character {error.start}, half of a character; allowed: whole ones"
+            ) from None
+        self._backend.encode_special_tokens = not parse_special
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special).ids
+        except BaseException as error:  # what panics in Rust is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            raise RequestError(f"the tokenizer can't read the text: {type(error).__name__}: {error}") from error
+
+    def _refuse_longer(self, text: str, max_tokens: int) -> None:
+        """Raise RequestError if the text's beginning alone has more tokens than are allowed."""
+        num_chars = CHARS_PER_TOKEN_TRIED * max_tokens
+        while num_chars < len(text):
+            num_tokens = len(self._ids(text[:num_chars], parse_special=True, add_special=False))
+            if num_tokens > max_tokens + CUT_TOKENS:
+                raise RequestError(
+                    f"prompt has more than {num_tokens - CUT_TOKENS} tokens in its first {num_chars} characters of "
+                    f"{len(text)}; allowed: fewer than max_model_len, {max_tokens}"
+                )
+            num_chars *= 2
 
     def _single_token(self, token: str) -> int | None:
         token_id = self._backend.token_to_id(token)

@@ -26,17 +26,19 @@ def draw_filtered(
     temperature, top_k, top_p, min_p, position, sequence_index, seed,
     GROUP_SIZE: tl.constexpr, BLOCK_GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """The token drawn from the row at choice_ptr [V], whose largest value / temperature is `most`.
+    """The token drawn from the row at choice_ptr [V], whose largest value is `most`.
 
-    mass = sum e^(value / temperature - most) over the row; group_max [num_groups] are maxima of GROUP_SIZE tokens.
+    What counts of a value is z = (value - most) / temperature, at most 0. mass = sum e^z over the row; group_max
+    [num_groups] are the largest values of GROUP_SIZE tokens.
     """
     floor = LEAST_KEY
     if min_p > 0:
-        floor = ordered_key(most + tl.log(min_p))
+        floor = ordered_key(tl.log(min_p))
     k = tl.where((top_k > 0) & (top_k < vocab_size), top_k, 0)
 
     group = tl.arange(0, BLOCK_GROUPS)
     maxima = tl.load(group_max_ptr + group, mask=group < num_groups, other=float("-inf"))
+    maxima = tl.div_rn(maxima - most, temperature)
     ranked = (ordered_key(maxima).to(tl.int64) << 32) + (BLOCK_GROUPS - 1 - group)
     first = tl.topk(ranked, NUM_CANDIDATE_GROUPS)
     outside = (tl.min(first) >> 32).to(tl.int32)  # all tokens above it are candidates
@@ -46,9 +48,9 @@ def draw_filtered(
     token = candidate_group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     token = tl.reshape(token, [NUM_CANDIDATE_GROUPS * GROUP_SIZE])
     value = tl.load(choice_ptr + token, mask=token < vocab_size, other=float("-inf"))
-    value = tl.div_rn(value, temperature)
+    value = tl.div_rn(value - most, temperature)
     key = ordered_key(value)
-    weight = tl.exp(value - most)
+    weight = tl.exp(value)
 
     threshold = floor
     if k > 0:
@@ -69,7 +71,9 @@ def draw_filtered(
         token_drawn = tl.min(tl.where(drawn == tl.max(drawn), token, vocab_size))
     else:
         threshold = _threshold_of_row(choice_ptr, most, vocab_size, temperature, k, top_p, floor)
-        token_drawn = _draw_from_row(choice_ptr, vocab_size, temperature, threshold, position, sequence_index, seed)
+        token_drawn = _draw_from_row(
+            choice_ptr, most, vocab_size, temperature, threshold, position, sequence_index, seed
+        )
     return token_drawn
 
 
@@ -88,13 +92,13 @@ def _largest_with(key, weight, target):
 
 @triton.jit
 def _weights_from(choice_ptr, most, vocab_size, temperature, least, COUNT: tl.constexpr):
-    """How many keys of the row are >= least, or the sum of their e^(value - most)."""
+    """How many keys of the row are >= least, or the sum of their e^z."""
     total = 0.0
     for start in range(0, vocab_size, WALK_BLOCK):
         at = start + tl.arange(0, WALK_BLOCK)
         value = tl.load(choice_ptr + at, mask=at < vocab_size, other=float("-inf"))
-        value = tl.div_rn(value, temperature)
-        weight = tl.full([WALK_BLOCK], 1.0, tl.float32) if COUNT else tl.exp(value - most)
+        value = tl.div_rn(value - most, temperature)
+        weight = tl.full([WALK_BLOCK], 1.0, tl.float32) if COUNT else tl.exp(value)
         total += tl.sum(tl.where((ordered_key(value) >= least) & (at < vocab_size), weight, 0.0))
     return total
 
@@ -126,13 +130,13 @@ def _threshold_of_row(choice_ptr, most, vocab_size, temperature, k, top_p, floor
 
 
 @triton.jit
-def _draw_from_row(choice_ptr, vocab_size, temperature, threshold, position, sequence_index, seed):
+def _draw_from_row(choice_ptr, most, vocab_size, temperature, threshold, position, sequence_index, seed):
     """The token with the largest value - log E among the keys >= threshold."""
     best, token = float("-inf"), 0
     for start in range(0, vocab_size, WALK_BLOCK):
         at = start + tl.arange(0, WALK_BLOCK)
         value = tl.load(choice_ptr + at, mask=at < vocab_size, other=float("-inf"))
-        value = tl.div_rn(value, temperature)
+        value = tl.div_rn(value - most, temperature)
         block = (start // 4 + tl.arange(0, WALK_BLOCK // 4)).to(tl.uint32)
         drawn = value + gumbel(block, position, sequence_index, seed)
         drawn = tl.where((ordered_key(value) >= threshold) & (at < vocab_size), drawn, float("-inf"))

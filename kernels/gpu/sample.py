@@ -19,6 +19,7 @@ __all__ = ["sample"]
 
 SPLIT = 2048  # ids of a program: the same for every batch, so that a row's sums don't depend on the others
 NUM_PENALTY_PROGRAMS = 8
+LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
@@ -37,10 +38,11 @@ def _penalize_kernel(
         inside = at < end
         token = row.to(tl.int64) * vocab_size + tl.load(seen_ids_ptr + at, mask=inside, other=0)
         count = tl.load(seen_counts_ptr + at, mask=inside, other=0)
-        x = tl.load(logits_ptr + token, mask=inside, other=0.0)
-        x = tl.where(x > 0, tl.div_rn(x, repetition), x * repetition)
+        raw = tl.load(logits_ptr + token, mask=inside, other=0.0)
+        x = tl.where(raw > 0, tl.div_rn(raw, repetition), raw * repetition)
         x = x - frequency * count.to(tl.float32) - tl.where(count > 0, presence, 0.0)
-        tl.store(choice_ptr + token, x, mask=inside)
+        x = tl.maximum(tl.minimum(x, LARGEST), -LARGEST)  # what is penalised stays a number
+        tl.store(choice_ptr + token, tl.where(raw == float("-inf"), raw, x), mask=inside)
 
 
 @triton.jit
@@ -55,10 +57,11 @@ def _sample_splits_kernel(
     temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seed_ptr, sequence_index_ptr, position_ptr, vocab_size,
     SPLIT: tl.constexpr, GROUP_SIZE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """stats [R, splits, 4]: max m, sum e^(x - m), sum e^(x - m) (x - m), sum e^((c - max c) / temperature).
+    """stats [R, splits, 4]: max m, sum e^(x - m), sum e^(x - m) (x - m), and a fourth.
 
-    x are the logits, c those with penalties. best [R, splits] is max c in a row with filters, whose maxima of
-    GROUP_SIZE tokens go to group_max; else the largest of c / temperature - log E, and best_id its token.
+    x are the logits, c those with penalties. In a row with filters the fourth is sum e^((c - max c) / temperature),
+    best [R, splits] is max c, and maxima of GROUP_SIZE tokens go to group_max. Else the fourth is max c, best the
+    largest of (c - max c) / temperature - log E (of c, if the row is greedy), and best_id its token.
     """
     wait_for_inputs(PDL)
     row, split = tl.program_id(0), tl.program_id(1)
@@ -77,23 +80,24 @@ def _sample_splits_kernel(
     c = tl.load(choice_ptr + row_at + at, mask=inside, other=float("-inf"))
     temperature = tl.load(temperature_ptr + row)
     top_k, top_p, min_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
-    if temperature > 0:
-        c = tl.div_rn(c, temperature)
+    most_choice = tl.max(c)
+    shift = tl.where(most_choice == float("-inf"), 0.0, most_choice)  # a small temperature must not make it infinite
     if is_filtered(temperature, top_k, top_p, min_p, vocab_size):
         groups: tl.constexpr = SPLIT // GROUP_SIZE
         maxima = tl.max(tl.reshape(c, [groups, GROUP_SIZE]), 1)
         tl.store(group_max_ptr + to * groups + tl.arange(0, groups), maxima)
-        best = tl.max(maxima)
-        tl.store(best_ptr + to, best)
-        tl.store(stats_ptr + 4 * to + 3, tl.sum(tl.exp(c - tl.where(best == float("-inf"), 0.0, best))))
+        tl.store(best_ptr + to, most_choice)
+        tl.store(stats_ptr + 4 * to + 3, tl.sum(tl.exp(tl.div_rn(c - shift, temperature))))
     else:
         if temperature > 0:
             block = split * (SPLIT // 4) + tl.arange(0, SPLIT // 4)
             position, index = tl.load(position_ptr + row), tl.load(sequence_index_ptr + row)
-            c += gumbel(block.to(tl.uint32), position, index, tl.load(seed_ptr + row))
+            noise = gumbel(block.to(tl.uint32), position, index, tl.load(seed_ptr + row))
+            c = tl.div_rn(c - shift, temperature) + noise
         best, best_at = tl.max(c, 0, return_indices=True)
         tl.store(best_ptr + to, best)
         tl.store(best_id_ptr + to, split * SPLIT + best_at)
+        tl.store(stats_ptr + 4 * to + 3, most_choice)
 
 
 @triton.jit
@@ -127,17 +131,20 @@ def _sample_rows_kernel(
         temperature = tl.load(temperature_ptr + row)
         top_k, top_p, min_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
         best = tl.load(best_ptr + at, mask=inside, other=float("-inf"))
+        fourth = tl.load(stats_ptr + 4 * at + 3, mask=inside, other=float("-inf"))
         if is_filtered(temperature, top_k, top_p, min_p, vocab_size):
-            most_scaled = tl.max(best)
-            mass = tl.load(stats_ptr + 4 * at + 3, mask=inside, other=0.0)
-            mass = tl.sum(tl.where(best == float("-inf"), 0.0, mass * tl.exp(best - most_scaled)))
+            most_choice = tl.max(best)
+            scale_of_split = tl.exp(tl.div_rn(best - most_choice, temperature))
+            mass = tl.sum(tl.where(best == float("-inf"), 0.0, fourth * scale_of_split))
             position, index = tl.load(position_ptr + row), tl.load(sequence_index_ptr + row)
             num_groups = num_splits * (SPLIT // GROUP_SIZE)
             token = draw_filtered(
-                choice_ptr + row_at, group_max_ptr + row * num_groups, most_scaled, mass, num_groups, vocab_size,
+                choice_ptr + row_at, group_max_ptr + row * num_groups, most_choice, mass, num_groups, vocab_size,
                 temperature, top_k, top_p, min_p, position, index, tl.load(seed_ptr + row), GROUP_SIZE, BLOCK_GROUPS,
             )  # fmt: skip
         else:
+            if temperature > 0:
+                best += tl.where(fourth == float("-inf"), fourth, tl.div_rn(fourth - tl.max(fourth), temperature))
             _, best_split = tl.max(best, 0, return_indices=True)
             token = tl.load(best_id_ptr + row * num_splits + best_split)
     nan = float("nan")

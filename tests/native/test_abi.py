@@ -101,7 +101,7 @@ def test_the_path_can_be_chosen(monkeypatch):
 
 
 def test_every_code_has_a_text(library):
-    texts = [library.glimp_error_string(code) for code in range(-1, 8)]
+    texts = [library.glimp_error_string(code) for code in range(-1, 11)]
     assert all(texts)
     assert texts[0] == texts[-1] == b"unknown error"
     assert len(set(texts[1:8])) == 7

@@ -13,8 +13,12 @@ SMALL, LARGE = 0, 1
 
 
 def new_table(pool, tokens, vocabulary=b"small"):
+    """A table and the copy that it waits for, if any."""
     table = PageTable(pool, vocabulary)
-    return table, table.attach(tokens)
+    table.attach(tokens)
+    copies = pool.collect_copies()
+    assert len(copies) <= 1
+    return table, copies[0] if copies else None
 
 
 def run_all(table, model, num_tokens):
@@ -143,7 +147,8 @@ def test_a_failed_forward_is_taken_back_for_all_sharers():
     second, _ = new_table(pool, [*range(8), 2])
     first.fill(SMALL, 0, 6)
     assert second.next_run(SMALL, 9) == (6, 9)
-    first.unfill(SMALL, 0, 6)
+    for i in range(2):
+        pool.unfill(SMALL, first.pages[i], 0)
     assert second.next_run(SMALL, 9) == (0, 9)
 
 
@@ -229,14 +234,24 @@ class PagesMachine(RuleBasedStateMachine):
         table = PageTable(self.pool, b"small")
         if not table.can_attach(tokens, headroom=0):
             return
-        self.follow(table.attach(tokens))
+        table.attach(tokens)
+        self.make_copies()
         self.live.append((table, tokens))
 
-    def follow(self, copy):
-        if copy is not None:
+    def make_copies(self):
+        for copy in self.pool.collect_copies():
             for model in (SMALL, LARGE):
                 for offset in range(self.pool.page_size):
                     self.slots[model, copy.target, offset] = self.slots.get((model, copy.source, offset))
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=20))
+    def attach_without_the_copy(self, tokens):
+        """The tick that should have made it failed."""
+        table = PageTable(self.pool, b"small")
+        if table.can_attach(tokens, headroom=0):
+            table.attach(tokens)
+            self.pool.take_back(self.pool.collect_copies())
+            self.live.append((table, tokens))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), token=st.integers(0, 1))
@@ -265,7 +280,8 @@ class PagesMachine(RuleBasedStateMachine):
         table, tokens = data.draw(st.sampled_from(self.live))
         start, end = table.next_run(model, len(tokens))
         table.fill(model, start, end)
-        table.unfill(model, start, end)
+        for i in range(start // self.pool.page_size, -(-end // self.pool.page_size)):
+            self.pool.unfill(model, table.pages[i], max(start - i * self.pool.page_size, 0))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -275,8 +291,7 @@ class PagesMachine(RuleBasedStateMachine):
         num_tokens = data.draw(st.integers(1, len(tokens)))
         seen = [min(table.next_run(model, num_tokens)[0], num_tokens) for model in (SMALL, LARGE)]
         table.truncate(tokens, num_tokens)
-        for copy in self.pool.collect_copies():
-            self.follow(copy)
+        self.make_copies()
         del tokens[num_tokens:]
         if table.is_attached:  # all that was seen of the rest is kept
             assert [table.next_run(model, num_tokens)[0] for model in (SMALL, LARGE)] == seen
@@ -296,7 +311,8 @@ class PagesMachine(RuleBasedStateMachine):
     def resume(self, data):
         table, tokens = self.preempted.pop(data.draw(st.integers(0, len(self.preempted) - 1)))
         if table.can_attach(tokens, headroom=0):
-            self.follow(table.attach(tokens))
+            table.attach(tokens)
+            self.make_copies()
             self.live.append((table, tokens))
 
     @invariant()

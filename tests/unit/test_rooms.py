@@ -12,7 +12,7 @@ PACKAGE = ROOT / "glimp_engine"
 # From the top down. An import goes to the same floor or down, never up.
 FLOORS = (
     ("cli", "evaluation", "demo_pair"),
-    ("engine", "decoding_loop", "load", "config", "meter"),
+    ("engine", "decoding_loop", "delivery", "guard", "load", "config", "meter"),
     ("execution",),
     ("models",),
     ("sequences",),
@@ -29,10 +29,10 @@ PURE = ("sequences", "routing", "outputs", "sampling", "errors")
 CLOSED = ("execution", "models", "sequences", "text", "checkpoints", "routing")
 MAX_LINES = 400
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
-PUBLIC = """CapacityError CheckpointError CompletionOutput ConfigError Draft Engine Event Finish FinishReason GlimpError
-    GlimpRouter Glimpse LargeOnly LoadedModel Logprob Model Phase RandomRouter RequestError RequestOutput RouteContext
-    Router RoutingParams SamplingParams SmallOnly SpecReason Stats Step StepEnd StepEntropyRouter StepPerplexityRouter
-    StepStart Token Verdict""".split()
+PUBLIC = """CapacityError CheckpointError CompletionOutput ConfigError Draft Engine EngineError Event Finish
+    FinishReason GlimpError GlimpRouter Glimpse LargeOnly LoadedModel Logprob Model Phase RandomRouter
+    RequestError RequestOutput RouteContext Router RoutingParams SamplingParams SmallOnly SpecReason Stats
+    Step StepEnd StepEntropyRouter StepPerplexityRouter StepStart Token Verdict""".split()
 
 
 def room_of(path):

@@ -182,9 +182,9 @@ def test_one_vocabulary_of_two_widths():
     pair = relate(narrow, wide)
     assert pair.kind == "identical"
     assert wide.decode([len(tokenizer) + 1]) == ""  # padding writes nothing
-    dictionary, sizes = Dictionary((narrow, wide), pair), (len(tokenizer), len(tokenizer) + 3)
-    assert dictionary.unknown_to_other(Model.SMALL, sizes) == []
-    assert dictionary.unknown_to_other(Model.LARGE, sizes) == [len(tokenizer) + i for i in range(3)]
+    dictionary = Dictionary((narrow, wide), pair, (len(tokenizer), len(tokenizer) + 3))
+    assert dictionary.unknown_to_other(Model.SMALL) == []
+    assert dictionary.unknown_to_other(Model.LARGE) == [len(tokenizer) + i for i in range(3)]
 
 
 def test_vocabularies_that_differ_in_special_tokens_are_mapped(thinking):
@@ -199,7 +199,7 @@ def test_vocabularies_that_differ_in_special_tokens_are_mapped(thinking):
             assert cousin.bytes_of(large_id) == thinking.bytes_of(small_id)
             assert pair.to_small[large_id] == small_id
     sizes = (thinking.num_tokens, cousin.num_tokens)
-    forbidden = [Dictionary((thinking, cousin), pair).unknown_to_other(model, sizes) for model in Model]
+    forbidden = [Dictionary((thinking, cousin), pair, sizes).unknown_to_other(model) for model in Model]
     assert forbidden == [[id_of(thinking, "<|im_start|>")], [id_of(cousin, "<|extra|>")]]
 
 
