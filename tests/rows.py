@@ -113,6 +113,36 @@ def check_rows_without_numbers(sample, vocab_size, nan_at, **filters):
         assert [samples.token[row].item() for row in (0, 2, 3)] == [0, 0, 0]
 
 
+def check_edges(sample, vocab_size, **filters):
+    """Temperatures and penalties with which plain arithmetic overflows: the likeliest token, and nothing beyond."""
+    temperatures = torch.tensor([1e-45, 1e-38, 1e-30, 3e38, 1.0, 1.0, 1e-38])
+    logits = random_logits(len(temperatures), vocab_size, scale=10.0)
+    logits[2] = -3e38
+    logits[2, vocab_size // 2] = -2.9e38
+    likeliest = logits.argmax(-1)
+    # two rows in which a penalty would make the likeliest token infinite
+    seen = [([int(token)], [3]) if row in (4, 5) else ([], []) for row, token in enumerate(likeliest)]
+    params = make_sampling(
+        len(temperatures),
+        seen,
+        temperature=temperatures,
+        seed=torch.arange(len(temperatures)),
+        repetition_penalty=torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-38, 3e38, 1.0]),
+        frequency_penalty=torch.tensor([0.0, 0.0, 0.0, 0.0, -3e38, 3e38, 0.0]),
+        **filters,
+    )
+    samples = sample(logits, params, classes_of(vocab_size))
+    assert ((samples.token >= 0) & (samples.token < vocab_size)).all()
+    for row in (0, 1, 2, 6):
+        assert samples.token[row] == likeliest[row]
+    oracle = ReferenceOps().sample(logits, params, classes_of(vocab_size))
+    assert samples.token[4:6].tolist() == oracle.token[4:6].tolist()
+    if vocab_size > 1:
+        assert samples.token[4] == likeliest[4]  # as likely as can be
+        assert samples.token[5] != likeliest[5]  # as unlikely as can be
+    assert samples.entropy.isfinite().all()
+
+
 def check_frequencies(sample, num_draws, **filters):
     """Tokens come as often as the distribution says; a top_p of 0.8 leaves three of the six."""
     logits = torch.tensor([1.0, 0.5, 0.0, -1.0, 2.0, -3.0])

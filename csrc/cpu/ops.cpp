@@ -173,14 +173,15 @@ int32_t check_heads(int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
 
 int32_t check_kv(const glimp_kv *kv) {
     if (!kv || !kv->keys || !kv->values) return GLIMP_NULL_POINTER;
-    if (kv->num_pages < 0 || kv->page_size < 1 || kv->page_size > kMostElements) return GLIMP_BAD_SIZE;
+    if (kv->page_size < 1) return GLIMP_BAD_SIZE;
+    if (const int32_t error = check_sizes({kv->num_pages, kv->page_size}, 0)) return error;
     return kv->type == GLIMP_F32 || kv->type == GLIMP_F16 ? GLIMP_OK : GLIMP_BAD_TYPE;
 }
 
 int32_t check_slots(const glimp_attention *batch, const glimp_kv &kv, int64_t num_positions) {
     if (!batch) return GLIMP_NULL_POINTER;
     if (const int32_t error = check_sizes({batch->num_tokens}, 0)) return error;
-    if (num_positions < 0) return GLIMP_BAD_SIZE;
+    if (const int32_t error = check_sizes({num_positions}, 0)) return error;
     if (batch->num_tokens > 0 && (!batch->positions || !batch->slots)) return GLIMP_NULL_POINTER;
     for (int64_t t = 0; t < batch->num_tokens; ++t) {
         if (batch->positions[t] < 0 || batch->positions[t] >= num_positions) return GLIMP_OUT_OF_RANGE;

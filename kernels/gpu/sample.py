@@ -123,7 +123,7 @@ def _sample_rows_kernel(
     u = tl.load(stats_ptr + 4 * at + 2, mask=inside, other=0.0)
     # a NaN among the logits makes its split's sum one, whatever the maximum has made of it
     total = tl.sum(z * scale) + tl.sum(z * 0.0)
-    moment = tl.sum(scale * (u + z * shift))
+    moment = tl.sum(tl.where(scale > 0, scale * (u + z * shift), 0.0))  # z * shift may be infinite where nothing counts
     is_sound = (total == total) & (most > float("-inf")) & (most < float("inf"))
 
     token = 0

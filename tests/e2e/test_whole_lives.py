@@ -5,6 +5,7 @@ GLIMP_LIVES_SECONDS=3600 lives on for an hour, from a seed of its own.
 
 import os
 import random
+import signal
 import time
 
 import pytest
@@ -26,9 +27,17 @@ def paths(request, small_path, large_path, cousin_path, foreign_path):
     return (small_path, others.get(request.param, small_path))
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, which it doesn't in a process that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("twin", TWINS)
-def test_whole_lives(paths, twin, monkeypatch):
+def test_whole_lives(paths, twin, monkeypatch, interruptible):
     options = {"ops": "native" if twin == "native ops" else "reference", "dtype": "float32"}
     config = EngineConfig(**options, num_threads=1, device="cpu")
     models = load_models(*paths, config, config.make_ops())

@@ -6,6 +6,7 @@ from on_gpu import DEVICE, make_triton_ops, moved
 from rows import (
     FILTERS,
     agree_or_nearly_tie,
+    check_edges,
     check_entropy_logprob_and_class,
     check_extremes,
     check_frequencies,
@@ -59,6 +60,12 @@ def test_entropy_logprob_and_class(sample, num_rows, vocab_size):
 
 def test_entropy_at_the_extremes(sample):
     check_extremes(sample, vocab_size=5003)
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.7, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 5003])
+def test_numbers_at_the_edge(sample, vocab_size, filters):
+    check_edges(sample, vocab_size, **filters)
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 5, "top_p": 0.5}], ids=str)

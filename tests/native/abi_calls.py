@@ -132,9 +132,6 @@ class Calls:
         return getattr(self.library, name)(*pointed)
 
 
-OPTIONAL = {("glimp_rope_and_store", "q_norm"), ("glimp_rope_and_store", "k_norm"), "bias", "q_norm", "k_norm"}
-
-
 def wrong_values(value, kind):
     """What may stand in an argument's or a field's place and is certainly wrong."""
     if isinstance(value, ctypes.c_void_p) or kind is ctypes.c_void_p:
@@ -147,7 +144,7 @@ def wrong_values(value, kind):
 def mutations(calls, name):
     """(description, arguments) of calls with one wrong argument, field or value in an array."""
     for i, value in enumerate(calls.all()[name]):
-        kind = calls.library[name].argtypes if False else abi.SIGNATURES[name][i]
+        kind = abi.SIGNATURES[name][i]
         for wrong in wrong_values(value, kind):
             if name == "glimp_rope_and_store" and i in (7, 8):  # the norms of the heads, which not every model has
                 continue
@@ -213,8 +210,13 @@ USES = {
         ("glimp_sample",),
     ),
 }
-# an empty sequence has no pages, and a page behind a sequence's end is never looked at
-HARMLESS = ("page_table[1]", "page_table[3]")
+# what a function doesn't look at: pages behind a sequence's end, and the other op's fields of a batch
+HARMLESS = (
+    *("page_table[1]", "page_table[3]"),
+    *(f"glimp_rope_and_store: argument 10('{name}'" for name in ("num_sequences", "max_pages")),
+    *(f"glimp_rope_and_store: argument 10('{name}'" for name in ("query_start", "page_table", "kv_len")),
+    *(f"glimp_paged_attention: argument 7('{name}'" for name in ("positions", "slots")),
+)
 
 
 def main():

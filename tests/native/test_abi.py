@@ -2,6 +2,8 @@
 
 import ctypes
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,33 @@ def test_a_missing_or_foreign_library_is_a_config_error(tmp_path):
     (tmp_path / "libglimp.so").write_bytes(b"no library")
     with pytest.raises(ConfigError, match="reference"):
         load_library(tmp_path / "libglimp.so")
+
+
+def test_one_wrong_argument_is_an_error_code():
+    """600 calls in a process of their own: null pointers, sizes, types, and values in arrays that nothing may hold."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("abi_calls.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert re.search(r"^[56]\d\d calls; taken: \[\]$", done.stdout, re.M)
+
+
+SCARCE = """
+import ctypes, resource, sys
+from glimp_engine.kernels.abi import load_library
+library, cpu = load_library(), ctypes.c_void_p()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+code = library.glimp_cpu_create(1024, 0, ctypes.byref(cpu))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert library.glimp_cpu_create(2, 0, ctypes.byref(ctypes.c_void_p())) == 0
+print(code, library.glimp_error_string(code).decode(), bool(cpu))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")
+def test_threads_that_cannot_be_made_are_an_error_code():
+    done = subprocess.run([sys.executable, "-c", SCARCE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(maxsplit=1)[0] in ("4", "7")  # no memory for a stack, or no threads
+    assert done.stdout.strip().endswith("False")

@@ -10,6 +10,7 @@ import torch
 from rows import (
     FILTERS,
     agree_or_nearly_tie,
+    check_edges,
     check_entropy_logprob_and_class,
     check_extremes,
     check_frequencies,
@@ -125,6 +126,12 @@ def test_ties_with_the_last_one_kept_stay(ops):
         params = make_sampling(1, top_k=2, seed=seed)
         drawn.add(ops.sample(logits, params, classes_of(8)).token.item())
     assert drawn == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.7, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 2, 989, 5003])
+def test_numbers_at_the_edge(ops, vocab_size, filters):
+    check_edges(ops.sample, vocab_size, **filters)
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}])
