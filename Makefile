@@ -10,7 +10,7 @@ PROMPT ?= A baker sells 12 loaves in the morning and half as many in the afterno
 	How much does she earn in a week?
 SIDE_BY_SIDE = --numprocesses auto --dist loadgroup
 
-.PHONY: demo run test test-fast lint sanitize sanitize-address sanitize-thread
+.PHONY: demo run test test-fast lint sanitize sanitize-address sanitize-thread sanitize-undefined
 
 demo: .venv/installed
 	.venv/bin/glimp demo
@@ -32,17 +32,20 @@ lint: .venv/installed-for-tests
 	.venv/bin/python setup.py --quiet build_py --build-lib build/typed
 	cd build/typed && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p glimp_engine
 
+LIVES = tests/e2e/test_whole_lives.py -k "not whole_lives or native"
+
 # The ops' tests with a library that looks for its own faults; PyTorch's threads can't be looked into, so it has one.
-sanitize: sanitize-address sanitize-thread
+sanitize: sanitize-address sanitize-thread sanitize-undefined
 
 sanitize-address: RUNTIME = libasan.so
 sanitize-thread: RUNTIME = libtsan.so
-sanitize-address sanitize-thread: sanitize-%: .venv/installed-for-tests
+sanitize-undefined: RUNTIME = libubsan.so
+sanitize-address sanitize-thread sanitize-undefined: sanitize-%: .venv/installed-for-tests
 	cmake -S . -B build/$* -G Ninja -DGLIMP_SANITIZE=$*
 	cmake --build build/$*
-	PYTHONPATH=tests GLIMP_LIBRARY=build/$*/libglimp.so OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	PYTHONPATH=tests GLIMP_LIBRARY=$(CURDIR)/build/$*/libglimp.so OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=$(RUNTIME)) $$($(CXX) -print-file-name=libstdc++.so)" \
-	.venv/bin/pytest -p other_library tests/ops tests/e2e/test_native_model.py
+	.venv/bin/pytest -p other_library tests/ops tests/native/test_abi.py tests/e2e/test_native_model.py $(LIVES)
 
 .venv/installed: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/cpu/*)
 	$(PYTHON) -m venv .venv

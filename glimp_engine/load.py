@@ -1,5 +1,6 @@
 """From paths to two models that share one page table: weights, text, K/V stores, runners."""
 
+import gc
 import logging
 from dataclasses import dataclass
 from os import PathLike
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+BYTES_WORTH_FREEZING = 16 << 20  # of weights: a collection takes 0.2 s, which a model for a test isn't worth
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops) -
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise ConfigError(f"{name} is {source!r}; allowed: a directory, a .gguf file, a hub id, a LoadedModel")
     path = locate(source)
-    return load_native(path, config, ops) if isinstance(ops, NativeOps) else load_reference(path, config, ops)
+    loaded = load_native(path, config, ops) if isinstance(ops, NativeOps) else load_reference(path, config, ops)
+    if loaded.model.weight_bytes >= BYTES_WORTH_FREEZING:
+        gc.collect()
+        gc.freeze()  # what imports and loading have made stays: a collection within a tick would look through it
+    return loaded
 
 
 def load_native(path: Path, config: EngineConfig, ops: NativeOps) -> LoadedModel:

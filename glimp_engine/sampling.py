@@ -6,6 +6,8 @@ from glimp_engine.errors import ConfigError, check_integer, check_number
 
 __all__ = ["SamplingParams"]
 
+MAX_STOPS, MAX_STOP_CHARS = 64, 1024
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -50,6 +52,12 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
             raise ConfigError(f"stop is {self.stop!r}; allowed: a string or a list of strings, none of them empty")
+        if len(stop) > MAX_STOPS or any(len(s) > MAX_STOP_CHARS for s in stop):
+            longest = max(map(len, stop))
+            raise ConfigError(
+                f"stop has {len(stop)} strings of up to {longest} characters; "
+                f"allowed: {MAX_STOPS} of up to {MAX_STOP_CHARS}, as each token is compared with all of them"
+            )
         object.__setattr__(self, "stop", tuple(stop))
 
     @property

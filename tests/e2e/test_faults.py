@@ -262,7 +262,13 @@ def test_a_property_of_a_router_may_raise(engine):
         RoutingParams(router=Broken())
 
 
-# Rows have a budget.
+# Rows, and what a token is compared with, have a budget.
+
+
+@pytest.mark.parametrize("stop", [["x"] * 65, ["x" * 1025]])
+def test_stop_strings_have_limits(stop):
+    with pytest.raises(ConfigError, match="allowed: 64 of up to 1024"):
+        SamplingParams(stop=stop)
 
 
 def test_forks_are_born_over_several_ticks(small_path, large_path):
