@@ -301,5 +301,5 @@ class Engine:
             self._delivery.abandoned.append(request_id)
 
     def _new_request_id(self) -> str:
-        request_id = f"request-{secrets.token_hex(4)}"
+        request_id = f"request-{secrets.token_hex(8)}"
         return self._new_request_id() if request_id in self._loop.live else request_id
