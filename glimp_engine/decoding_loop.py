@@ -72,7 +72,7 @@ class DecodingLoop:
         now = time.perf_counter()
         for sequence in list(self.live.get(request_id, ())):
             if sequence.finish_reason is None:
-                self._retire(sequence, sequence.finish(FinishReason.ABORT, now))
+                self._follow(sequence, partial(sequence.finish, FinishReason.ABORT, now), now)
 
     def tick(self) -> None:
         """Finish the tick that was started before, or else one started now; then start the next, if the device can."""
