@@ -4,18 +4,27 @@ It runs before any of our own packages could be imported, in up to three process
 waits for and ends. In a PID namespace it has one child, the namespace's first process, whose end is the end of
 everything in there; that one builds the file system and waits. Its child gives up what is left of its rights, and
 becomes the program.
+
+It is run before every program, so it imports little: json and typing would double its 28 ms.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
+import marshal
 import os
 import resource
 import select
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeAlias
+
+    Order: TypeAlias = dict[str, Any]  # as Containment has written it
 
 WORKPLACE = "/graded"  # the program's directory, where its root is its own
 NOBODY = 65534
@@ -30,15 +39,9 @@ NO_SUID, NO_DEVICES, BIND, RECURSIVE, PRIVATE, DETACH = 2, 4, 0x1000, 0x4000, 0x
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_READ_ONLY = 442, -100, 0x8000, 1
 SET_PARENT_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, SET_NO_NEW_PRIVILEGES = 1, 4, 36, 38
 
-Order = dict[str, Any]  # as Containment.run writes it
-
-
-class Ended(Exception):
-    """The engine wants no more of it."""
-
 
 def main() -> NoReturn:
-    order: Order = json.loads(sys.argv[1])
+    order: Order = marshal.loads(bytes.fromhex(sys.argv[1]))
     if order["level"] == "bubblewrap":  # which has done all but this
         copy_files("/given", WORKPLACE)
         become_program(order, WORKPLACE)
@@ -51,7 +54,7 @@ def main() -> NoReturn:
 
 
 def end(*_: object) -> NoReturn:
-    raise Ended
+    raise SystemExit(NOTHING_LEFT_BUT_TO_END)
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -95,8 +98,6 @@ def start_with_limits(order: Order) -> int:
             prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
             become_program(order, workplace)
         return status_of(program)
-    except Ended:
-        return NOTHING_LEFT_BUT_TO_END
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_children()
@@ -153,7 +154,7 @@ def start_in_namespaces(order: Order) -> int:
         be_first(order, alive)
     try:
         return status_of(first)
-    except Ended:
+    except SystemExit:
         os.kill(first, signal.SIGKILL)
         return status_of(first)
 
@@ -207,8 +208,9 @@ def build_root(order: Order, root: str) -> None:
     for device in DEVICES:
         put_empty_file(f"{root}/dev/{device}")
     os.mkdir(root + WORKPLACE)
-    change = (ctypes.c_uint64 * 4)(ATTR_READ_ONLY | NO_SUID | NO_DEVICES, 0, 0, 0)
-    call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), AT_RECURSIVE, ctypes.byref(change), ctypes.sizeof(change))
+    read_only = (ctypes.c_uint64 * 4)(ATTR_READ_ONLY | NO_SUID | NO_DEVICES, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(read_only))
+    call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), AT_RECURSIVE, read_only, size)
     for device in DEVICES:
         mount(f"/dev/{device}", f"{root}/dev/{device}", None, BIND)
     mount("tmpfs", root + WORKPLACE, "tmpfs", NO_SUID | NO_DEVICES, WORKPLACE_OPTIONS)

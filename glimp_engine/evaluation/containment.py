@@ -3,7 +3,7 @@
 contained.py is the other half: what the program's own process does before it becomes the program.
 """
 
-import json
+import marshal
 import math
 import os
 import shutil
@@ -150,7 +150,7 @@ class Containment:
                 "RLIMIT_CORE": 0,
             },
         }
-        command = [sys.executable, "-I", "-S", str(INSIDE), json.dumps(order)]
+        command = [sys.executable, "-I", "-S", str(INSIDE), marshal.dumps(order).hex()]
         return [*bubblewrap(directory), *command] if self.level == "bubblewrap" else command
 
 
@@ -186,7 +186,15 @@ def readable_paths() -> dict[str, str]:
 
 def bubblewrap(directory: str) -> list[str]:
     """The command that a contained command stands behind."""
-    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    command = [
+        shutil.which("bwrap") or "",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        "--cap-drop",
+        "ALL",
+    ]
     for path, link in readable_paths().items():
         command += ["--symlink", link, path] if link else ["--ro-bind", path, path]
     command += ["--ro-bind", str(INSIDE), str(INSIDE), "--ro-bind", f"{directory}/given", "/given"]
