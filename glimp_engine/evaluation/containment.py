@@ -150,8 +150,10 @@ class Containment:
                 "RLIMIT_CORE": 0,
             },
         }
-        command = [sys.executable, "-I", "-S", str(INSIDE), marshal.dumps(order).hex()]
-        return [*bubblewrap(directory), *command] if self.level == "bubblewrap" else command
+        is_wrapped = self.level == "bubblewrap"
+        inside = "/contained.py" if is_wrapped else str(INSIDE)
+        command = [sys.executable, "-I", "-S", inside, marshal.dumps(order).hex()]
+        return [*bubblewrap(directory), *command] if is_wrapped else command
 
 
 def find_containment(is_unsafe_allowed: bool) -> Containment:
@@ -186,16 +188,9 @@ def readable_paths() -> dict[str, str]:
 
 def bubblewrap(directory: str) -> list[str]:
     """The command that a contained command stands behind."""
-    command = [
-        shutil.which("bwrap") or "",
-        "--unshare-all",
-        "--die-with-parent",
-        "--new-session",
-        "--clearenv",
-        "--cap-drop",
-        "ALL",
-    ]
+    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    command += ["--cap-drop", "ALL", "--dev", "/dev", "--remount-ro", "/dev"]
     for path, link in readable_paths().items():
         command += ["--symlink", link, path] if link else ["--ro-bind", path, path]
-    command += ["--ro-bind", str(INSIDE), str(INSIDE), "--ro-bind", f"{directory}/given", "/given"]
-    return [*command, "--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/graded", "--chdir", "/graded"]
+    command += ["--ro-bind", str(INSIDE), "/contained.py", "--ro-bind", f"{directory}/given", "/given"]
+    return [*command, "--size", str(64 << 20), "--tmpfs", "/graded", "--remount-ro", "/", "--chdir", "/graded"]
