@@ -268,29 +268,22 @@ def make_grader(name: str, is_unsafe_allowed: bool = False) -> Grader:
     """
     if name not in GRADERS:
         raise ConfigError(f"grader is {name!r}; allowed: {', '.join(GRADERS)}")
-    if name == "code":
-        from glimp_engine.evaluation.code_grader import CodeGrader
-        from glimp_engine.evaluation.containment import find_containment
-
-        return CodeGrader(find_containment(is_unsafe_allowed))
-    return GRADERS[name]()
+    return GRADERS[name](is_unsafe_allowed)
 
 
-def finance_grader() -> TableGrader:
-    """FinQA's answers are rounded to a few digits."""
-    return TableGrader(tolerance=5e-3)
+def code_grader(is_unsafe_allowed: bool) -> Grader:
+    from glimp_engine.evaluation.code_grader import CodeGrader
+    from glimp_engine.evaluation.containment import find_containment
+
+    return CodeGrader(find_containment(is_unsafe_allowed))
 
 
-def code_grader() -> Grader:
-    return make_grader("code")
-
-
-GRADERS: dict[str, Callable[[], Grader]] = {
-    "exact": ExactGrader,
-    "number": NumberGrader,
-    "boxed": BoxedGrader,
-    "choice": ChoiceGrader,
-    "table": TableGrader,
-    "finance": finance_grader,
+GRADERS: dict[str, Callable[[bool], Grader]] = {  # of whether programs may be run that can't be contained
+    "exact": lambda _: ExactGrader(),
+    "number": lambda _: NumberGrader(),
+    "boxed": lambda _: BoxedGrader(),
+    "choice": lambda _: ChoiceGrader(),
+    "table": lambda _: TableGrader(),
+    "finance": lambda _: TableGrader(tolerance=5e-3),  # FinQA's answers are rounded to a few digits
     "code": code_grader,
 }

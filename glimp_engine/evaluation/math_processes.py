@@ -85,7 +85,8 @@ class MathProcesses:
 
 def answer_of(process: "subprocess.Popen[str]", question: str) -> bool | None:
     """None if it ended, or said nothing for too long."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         process.stdin.write(question)
         process.stdin.flush()

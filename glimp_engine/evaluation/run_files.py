@@ -45,6 +45,11 @@ class RunFiles:
         own = [(result, timing) for result, timing in pairs if result["router"] == router]
         return [result for result, _ in own], [timing for _, timing in own]
 
+    @cached_property
+    def containments(self) -> list[str]:
+        """What has contained the programs of the answers; none where none were run."""
+        return sorted({str(timing["containment"]) for timing in self.timings if timing.get("containment")})
+
     def timed_alike(self) -> list[str]:
         """The routers whose answers were timed with as many at once as the first one's: latencies compare only then."""
         found = {router: {timing["concurrency"] for timing in self.of(router)[1]} for router in self.routers}
