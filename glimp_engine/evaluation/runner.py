@@ -19,6 +19,7 @@ from glimp_engine.evaluation.jobs import Clock, Job, run_jobs
 from glimp_engine.evaluation.journal import Journal, write_atomically, write_jsonl
 from glimp_engine.evaluation.problems import BadLine, Problem
 from glimp_engine.evaluation.records import NUM_GLIMPSE_LOGPROBS, AnswerKey, result_of, text_of, timing_of, tokens_of
+from glimp_engine.evaluation.run_lines import check_settings_of, parse_line, read_text
 from glimp_engine.outputs import RequestOutput
 from glimp_engine.routing import Model, RandomRouter, Router, RoutingParams, parse_router
 from glimp_engine.sampling import SamplingParams
@@ -199,11 +200,14 @@ def chat(problem: Problem) -> list[dict[str, str]]:
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or see that they are what an earlier run has written."""
     settings, path = json.loads(json.dumps(settings)), directory / "run.json"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out is {str(directory)!r}, which can't be made: {error.strerror}") from None
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=2))
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = parse_line(str(path), read_text(path), check_settings_of)
     differing = list(differences(saved, settings))
     if differing:
         raise ConfigError(f"out is {str(directory)!r}, which has another run: {'; '.join(differing)}")
