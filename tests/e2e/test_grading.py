@@ -116,7 +116,7 @@ def test_damaged_files_of_a_finished_run_are_told(finished, tmp_path, capsys, na
     copied(finished, tmp_path, *(path.name for path in finished.glob("*.json*")))
     with (tmp_path / f"{name}.jsonl").open("a") as file:
         file.write("[1]\n")
-    assert main(["calibrate", str(tmp_path), "--target", "share=0.5"]) == 1
+    assert main(["calibrate", str(tmp_path), "--target", "share=0.5", "--out", str(tmp_path / "routing.json")]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"glimp: {tmp_path}/{name}.jsonl:")
     assert told.endswith("damaged: expected an object, found list")
