@@ -11,7 +11,7 @@ from typing import Any
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
 from glimp_engine.errors import ConfigError
-from glimp_engine.evaluation.graders import GRADERS, make_grader
+from glimp_engine.evaluation.graders import GRADERS, Grader, make_grader
 from glimp_engine.evaluation.presets import PRESETS, find_preset, rows_of_preset
 from glimp_engine.evaluation.problems import BadLine, Problem, read_by_fields, read_problems, rows_of_file
 from glimp_engine.routing import ROUTER_SPECS, Model, RoutingParams
@@ -36,6 +36,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), help="prompt, format and grader of a known data set")
     parser.add_argument("--grader", choices=tuple(GRADERS), help="exact if neither it nor a preset is given")
+    parser.add_argument(
+        "--unsafe", action="store_true", help="run answers' programs even where this machine can't contain them"
+    )
     parser.add_argument("--fields", help="names in the file, as id=uid,problem=question,answer=gold")
     parser.add_argument("--limit", type=int, help="only the first so many problems")
     parser.add_argument("--repeats", type=int, default=1, help="answers to each problem, each with a seed of its own")
@@ -58,7 +61,8 @@ def command(options: argparse.Namespace) -> int:
     from glimp_engine.evaluation.runner import Branching, Evaluation, write_refused
     from glimp_engine.evaluation.summary import print_table
 
-    problems, bad, grader_name = load(options)
+    grader_name, grader = grader_of(options)
+    problems, bad = load(options, grader)
     for line in bad:
         print(f"refused: {line}", file=sys.stderr)
     if not problems:
@@ -76,7 +80,7 @@ def command(options: argparse.Namespace) -> int:
     evaluation = Evaluation(
         make_engine(options),
         problems,
-        make_grader(grader_name),
+        grader,
         sampling,
         routing,
         settings_of(options, problems, sampling, routing, grader_name),
@@ -89,19 +93,21 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
-def load(options: argparse.Namespace) -> tuple[list[Problem], list[BadLine], str]:
-    """(problems, rows that are none, the grader's name)."""
+def grader_of(options: argparse.Namespace) -> tuple[str, Grader]:
+    """(its name, the grader), found before any model is loaded: it may be one that this machine can't run safely."""
+    if options.preset is None and options.problems is None:
+        raise ConfigError("neither problems nor --preset is given; allowed: a file, a preset, or both")
+    name = options.grader or ("exact" if options.preset is None else find_preset(options.preset).grader)
+    return name, make_grader(name, options.unsafe)
+
+
+def load(options: argparse.Namespace, grader: Grader) -> tuple[list[Problem], list[BadLine]]:
+    """(problems, rows that are none)."""
     if options.preset is None:
-        if options.problems is None:
-            raise ConfigError("neither problems nor --preset is given; allowed: a file, a preset, or both")
-        name = options.grader or "exact"
-        rows, read = rows_of_file(options.problems), read_by_fields(options.fields, "")
-        return *read_problems(rows, read, make_grader(name), options.limit), name
+        return read_problems(rows_of_file(options.problems), read_by_fields(options.fields, ""), grader, options.limit)
     preset = find_preset(options.preset)
-    name = options.grader or preset.grader
-    rows = rows_of_preset(preset, options.problems)
     read = read_by_fields(options.fields, preset.instruction) if options.fields else preset.reader()
-    return *read_problems(rows, read, make_grader(name), options.limit), name
+    return read_problems(rows_of_preset(preset, options.problems), read, grader, options.limit)
 
 
 def settings_of(

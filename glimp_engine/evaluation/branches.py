@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, ClassVar
 
-from glimp_engine.evaluation.graders import Grader
+from glimp_engine.evaluation.grading import Grade
 from glimp_engine.evaluation.jobs import Job
-from glimp_engine.evaluation.problems import Problem
 from glimp_engine.evaluation.records import uncertainty_of
 from glimp_engine.outputs import RequestOutput
 from glimp_engine.routing import Glimpse, Model, RouteContext, RoutingParams
 from glimp_engine.sampling import SamplingParams
 
-__all__ = ["BranchKey", "branch_jobs", "branch_result"]
+__all__ = ["BranchKey", "branch_jobs", "branch_result", "branch_texts"]
 
 
 @dataclass(frozen=True)
@@ -68,24 +67,26 @@ def branch_jobs(
         )
 
 
+def branch_texts(key: BranchKey, result: dict[str, Any], tokens: dict[str, Any], output: RequestOutput) -> list[str]:
+    """The whole answers: what was kept, and what was written behind it."""
+    kept = result["text"][: tokens["text_starts"][key.step]]
+    return [kept + completion.text for completion in output.outputs]
+
+
 def branch_result(
     key: BranchKey,
     result: dict[str, Any],
-    tokens: dict[str, Any],
     output: RequestOutput,
-    problem: Problem,
-    grader: Grader,
+    grades: list[Grade],
 ) -> dict[str, Any]:
     """A line of branches.jsonl."""
-    kept = result["text"][: tokens["text_starts"][key.step]]
-    answers = [grader.extract(kept + completion.text) for completion in output.outputs]
     drafts = [uncertainty_of(completion.steps[0]) for completion in output.outputs]
     own = {name: fmean(draft[name] for draft in drafts) for name in drafts[0]}
     return {
         "problem": key.problem,
         "step": key.step,
         "signals": {**result["steps"][key.step]["signals"], **own},
-        "num_samples": len(answers),
+        "num_samples": len(grades),
         "rest": str(key.rest),
-        "num_right": sum(answer is not None and grader.is_correct(answer, problem.answer) for answer in answers),
+        "num_right": sum(grade.is_correct for grade in grades),
     }

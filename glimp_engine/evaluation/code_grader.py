@@ -1,23 +1,16 @@
-"""Runs the program that a text contains against tests, in a process of its own with limits on time and memory."""
+"""Runs the program that a text contains against tests, in a process that is contained."""
 
 import json
-import os
+import math
 import re
-import resource
-import signal
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
+
+from glimp_engine.evaluation.containment import Containment
 
 __all__ = ["CodeGrader"]
 
 CODE = re.compile(r"```(?:python|py|python3)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 SECONDS_A_TEST = 6.0  # LiveCodeBench's own limit
-MEMORY_BYTES = 4 << 30
-OUTPUT_BYTES = 16 << 20
 
 # Calls a function, or LeetCode's Solution().function, with each test's arguments, and prints what came back as JSON.
 CALL = """
@@ -34,18 +27,29 @@ class CodeGrader:
 
     The answer is a dict: `tests`, a list of {input, output}; with `function`, its name, inputs are its arguments, one
     JSON value a line, and outputs what it returns; else they are what the program reads and prints.
-
-    The limits protect from programs that loop, fork, or fill the memory or the disk, not from malice: what must not
-    reach files or the network has to run in a container.
     """
 
-    def __init__(self, seconds: float = SECONDS_A_TEST) -> None:
+    def __init__(self, containment: Containment, seconds: float = SECONDS_A_TEST) -> None:
+        """`seconds` of processor time for each test."""
+        self._containment = containment
         self._seconds = seconds
+        self.containment: str | None = containment.level
 
     def check_reference(self, answer: Any) -> None:
         tests = answer.get("tests") if isinstance(answer, dict) else None
-        if not tests or not all(isinstance(test, dict) and {"input", "output"} <= test.keys() for test in tests):
-            raise ValueError(f"answer is {str(answer)[:60]!r}; expected tests, each with input and output")
+        if not isinstance(tests, list) or not tests or not all(map(is_test, tests)):
+            raise ValueError(f"answer is {str(answer)[:60]!r}; expected tests, each with input and output, both texts")
+        function = answer.get("function")
+        if function is None:
+            return
+        if not isinstance(function, str) or not function.isidentifier():
+            raise ValueError(f"function is {str(function)[:60]!r}; expected a name")
+        for number, test in enumerate(tests):
+            try:
+                json.loads(request_of(function, test))
+                json.loads(test["output"])
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"tests[{number}] has what isn't JSON: {error}") from None
 
     def extract(self, text: str) -> str | None:
         blocks = CODE.findall(text.rpartition("</think>")[2])
@@ -54,61 +58,38 @@ class CodeGrader:
     def is_correct(self, extracted: str, answer: Any) -> bool:
         return all(self._passes(extracted, test, answer.get("function")) for test in answer["tests"])
 
+    def close(self) -> None:
+        self._containment.close()
+
     def _passes(self, code: str, test: dict[str, str], function: str | None) -> bool:
-        with tempfile.TemporaryDirectory(prefix="glimp-") as directory:
-            program, request = Path(directory, "program.py"), Path(directory, "request.json")
-            program.write_text(code + (CALL if function else ""), encoding="utf-8")
-            if function:
-                arguments = [json.loads(line) for line in test["input"].splitlines() if line.strip()]
-                request.write_text(json.dumps({"function": function, "arguments": arguments}), encoding="utf-8")
-            printed = self._run([str(program), str(request)], "" if function else test["input"], directory)
-        if printed is None:
+        files = {"program.py": encoded(code + (CALL if function else ""))}
+        if function:
+            files["request.json"] = encoded(request_of(function, test))
+        given = b"" if function else encoded(test["input"])
+        output = self._containment.run(files, list(files), given, self._seconds)
+        if output is None:
             return False
-        if function is None:
-            return same_lines(printed, test["output"])
+        printed = output.decode(errors="replace")
         try:
+            if function is None:
+                return same_lines(printed, test["output"])
             return same_value(json.loads(printed.rstrip().rpartition("\n")[2]), json.loads(test["output"]))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
 
-    def _run(self, arguments: list[str], given: str, directory: str) -> str | None:
-        """What the program prints; None if it fails, or takes too much of anything."""
-        printed = Path(directory, "printed")
-        with printed.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-I", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.DEVNULL,
-                cwd=directory,
-                env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # so that all it starts can be killed with it
-                preexec_fn=self._limit,
-            )
-            try:
-                process.communicate(given.encode(), timeout=self._seconds)
-            except subprocess.TimeoutExpired:
-                return None
-            finally:
-                kill_group(process)
-        return printed.read_text(encoding="utf-8", errors="replace") if process.returncode == 0 else None
 
-    def _limit(self) -> None:
-        seconds = int(self._seconds) + 1
-        for kind, most in (
-            (resource.RLIMIT_CPU, seconds),
-            (resource.RLIMIT_AS, MEMORY_BYTES),
-            (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(kind, (most, most))
+def is_test(test: object) -> bool:
+    return isinstance(test, dict) and all(isinstance(test.get(name), str) for name in ("input", "output"))
 
 
-def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """End the program and all that it has started in its session."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def request_of(function: str, test: dict[str, str]) -> str:
+    """What CALL reads. The arguments stay as they are written: deep ones may be read, but not written again."""
+    arguments = ",".join(line for line in test["input"].split("\n") if line.strip())
+    return f'{{"function": {json.dumps(function)}, "arguments": [{arguments}]}}'
+
+
+def encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # half a surrogate pair is a program that fails, not one of ours
 
 
 def same_lines(printed: str, expected: str) -> bool:
@@ -131,6 +112,13 @@ def same_value(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, list) and isinstance(theirs, list):
         return len(ours) == len(theirs) and all(map(same_value, ours, theirs))
     if isinstance(ours, float) or isinstance(theirs, float):
-        is_number = isinstance(ours, (int, float)) and isinstance(theirs, (int, float))
-        return is_number and abs(ours - theirs) <= 1e-6 * max(1.0, abs(theirs))
+        return is_number(ours) and is_number(theirs) and abs(ours - theirs) <= 1e-6 * max(1.0, abs(theirs))
     return bool(ours == theirs)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be compared with a float: infinity is as close to everything, and 10**400 is none."""
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -37,11 +37,18 @@ class Clock:
         return time.perf_counter() - self._started
 
 
-def run_jobs(engine: Engine, jobs: Iterable[Job], concurrency: int) -> Iterator[tuple[Job, RequestOutput, Clock]]:
-    """Run all jobs, at most `concurrency` at once, in their order; a prompt that can't be run gives an error output."""
+Finished = tuple[Job, RequestOutput, Clock]
+
+
+def run_jobs(engine: Engine, jobs: Iterable[Job], concurrency: int) -> Iterator[list[Finished]]:
+    """Run all jobs, at most `concurrency` at once, in their order; a prompt that can't be run gives an error output.
+
+    Gives a list for each tick, of what has finished in it: often nothing, so that others get their turn.
+    """
     waiting, running = iter(jobs), dict[str, tuple[Job, Clock]]()
     num_added = 0
     while True:
+        finished: list[Finished] = []
         while len(running) < concurrency and (job := next(waiting, None)) is not None:
             request_id, clock = f"job-{num_added}", Clock()
             num_added += 1
@@ -49,9 +56,13 @@ def run_jobs(engine: Engine, jobs: Iterable[Job], concurrency: int) -> Iterator[
                 engine.add_request(request_id, job.prompt, job.sampling, job.routing)
                 running[request_id] = job, clock
             except RequestError as error:
-                yield job, RequestOutput.failed(request_id, job.prompt, error), clock
-        if not running:
+                finished.append((job, RequestOutput.failed(request_id, job.prompt, error), clock))
+                break  # all of a file may be refused: that takes no tick, but others get their turn
+        if not running and not finished:
             return
+        if not running:
+            yield finished
+            continue
         for event in engine.advance():
             job, clock = running[event.request_id]
             if isinstance(event, Token) and clock.first_token_seconds is None:
@@ -59,4 +70,5 @@ def run_jobs(engine: Engine, jobs: Iterable[Job], concurrency: int) -> Iterator[
             if isinstance(event, Finish) and event.output is not None:
                 clock.seconds = clock.elapsed()
                 del running[event.request_id]
-                yield job, event.output, clock
+                finished.append((job, event.output, clock))
+        yield finished

@@ -6,11 +6,12 @@ A run may be killed at any moment. What was finished then is kept, and a line th
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from glimp_engine.errors import ConfigError
+from glimp_engine.evaluation.run_lines import check_entry, parse_line, read_text
 
 __all__ = ["Journal", "read_jsonl", "write_atomically", "write_jsonl"]
 
@@ -21,14 +22,18 @@ class Journal:
     """The finished items of one run, by key. One process at a time has it."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises: ConfigError when another process has it."""
+        """Raises: ConfigError when another process has it, or a line in it is damaged."""
         self._file = (directory / "journal.jsonl").open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise ConfigError(f"out is {str(directory)!r}, and another evaluation is writing there") from None
-        self.items: dict[Key, dict[str, Any]] = dict(self._recover())
+        try:
+            self.items: dict[Key, dict[str, Any]] = dict(self._recover())
+        except BaseException:
+            self._file.close()
+            raise
 
     def add(self, key: Key, item: dict[str, Any]) -> None:
         """Keep an item; once this comes back it's on disk."""
@@ -44,11 +49,11 @@ class Journal:
         """Read all whole lines, and cut off what follows them."""
         self._file.seek(0)
         num_whole_bytes = 0
-        for line in self._file:
+        for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
             num_whole_bytes += len(line)
-            entry = json.loads(line)
+            entry = parse_line(f"{self._file.name}:{number}", line, check_entry)
             yield tuple(entry["key"]), entry["item"]
         self._file.truncate(num_whole_bytes)
         self._file.seek(0, os.SEEK_END)
@@ -66,11 +71,21 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_jsonl(path: Path, items: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line, all or nothing."""
-    write_atomically(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+    write_atomically(path, "".join(line_of(item) + "\n" for item in items))
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of such a file; none if there is no file."""
+def line_of(item: dict[str, Any]) -> str:
+    line = json.dumps(item, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can say and UTF-8 can't
+        return json.dumps(item)
+    return line
+
+
+def read_jsonl(path: Path, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """The objects of such a file; none if there is no file. Raises: ConfigError that names file and line."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = read_text(path).split("\n")  # splitlines would also cut at U+2028, which may stand within a text
+    return [parse_line(f"{path}:{number}", line, check) for number, line in enumerate(lines, start=1) if line]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from glimp_engine.evaluation.graders import Grader
 
 __all__ = ["BadLine", "Problem", "ReadRow", "Row", "read_by_fields", "read_problems", "rows_of_file"]
 
+ODD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)  # what a row may bring
+MAX_TOLD_CHARS = 400
 FIELDS = ("id", "problem", "answer")
 
 
@@ -77,9 +80,9 @@ def read_problems(
             problem = read(row, number)
             grader.check_reference(problem.answer)
         except KeyError as error:
-            bad.append(BadLine(where, f"expected a field {error}; found {', '.join(sorted(row)) or 'none'}"))
-        except (ValueError, TypeError) as error:
-            bad.append(BadLine(where, str(error)))
+            bad.append(BadLine(where, f"expected a field {error}; found {', '.join(sorted(map(str, row))) or 'none'}"))
+        except ODD as error:
+            bad.append(BadLine(where, f"{error}"[:MAX_TOLD_CHARS] or f"expected another row ({type(error).__name__})"))
         else:
             if problem.id in problems:
                 bad.append(BadLine(where, f"id {problem.id!r} was there before"))
@@ -102,16 +105,16 @@ def rows_of_file(path: Path) -> Iterator[tuple[str, Row | str]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Row | str]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield f"{path}:{number}", parsed_line(line)
+                yield f"{path}:{number}", parsed_line(line.decode(errors="backslashreplace"))
 
 
 def parsed_line(line: str) -> Row | str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"expected a JSON object, found {line.strip()[:60]!r} ({error})"
     return row if isinstance(row, dict) else f"expected a JSON object, found {line.strip()[:60]!r}"
 
@@ -120,19 +123,24 @@ def json_list(path: Path) -> Iterator[tuple[str, Row | str]]:
     """A list of rows, or an object of rows by their ids."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected JSON, found {error}") from None
+    if not isinstance(loaded, (dict, list)):
+        raise ConfigError(f"{path}: expected a list of problems, found {str(loaded)[:60]!r}")
     items = loaded.items() if isinstance(loaded, dict) else enumerate(loaded)
     for key, row in items:
         is_row = isinstance(row, dict)
-        yield f"{path}:[{key!r}]", {"id": key, **row} if is_row else f"expected an object, found {str(row)[:60]!r}"
+        yield f"{path}:[{key!r}]", {"id": key, **row} if is_row else f"expected an object, found {reprlib.repr(row)}"
 
 
 def separated(path: Path) -> Iterator[tuple[str, Row | str]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        for row in reader:
-            yield f"{path}:{reader.line_num}", {key: value for key, value in row.items() if key}
+        try:
+            for row in reader:
+                yield f"{path}:{reader.line_num}", {key: value for key, value in row.items() if key}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}:{reader.line_num + 1}: {error}") from None
 
 
 def parquet(path: Path) -> Iterator[tuple[str, Row | str]]:
@@ -140,5 +148,9 @@ def parquet(path: Path) -> Iterator[tuple[str, Row | str]]:
         from pyarrow.parquet import read_table
     except ImportError:
         raise ConfigError(f"{path}: reading parquet takes pyarrow: pip install 'glimp_engine[eval]'") from None
-    for number, row in enumerate(read_table(path).to_pylist(), start=1):
+    try:
+        rows = read_table(path).to_pylist()
+    except (ValueError, OSError) as error:  # Arrow's own are among these
+        raise ConfigError(f"{path}: expected parquet, found {str(error)[:MAX_TOLD_CHARS]}") from None
+    for number, row in enumerate(rows, start=1):
         yield f"{path}:{number}", row

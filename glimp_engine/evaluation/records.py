@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from glimp_engine.evaluation.graders import Grader
+from glimp_engine.evaluation.grading import Grade
 from glimp_engine.evaluation.jobs import Clock
 from glimp_engine.evaluation.problems import Problem
 from glimp_engine.outputs import CompletionOutput, RequestOutput, Step
 from glimp_engine.routing import SIGNALS, Draft, Glimpse, Model
 
-__all__ = ["NUM_GLIMPSE_LOGPROBS", "AnswerKey", "result_of", "timing_of", "tokens_of", "uncertainty_of"]
+__all__ = ["NUM_GLIMPSE_LOGPROBS", "AnswerKey", "result_of", "text_of", "timing_of", "tokens_of", "uncertainty_of"]
 
 NUM_GLIMPSE_LOGPROBS = max(signal.num_top_logprobs for signal in SIGNALS.values())
 
@@ -27,11 +27,9 @@ class AnswerKey:
     problem: str
 
 
-def result_of(key: AnswerKey, problem: Problem, seed: int, output: RequestOutput, grader: Grader) -> dict[str, Any]:
+def result_of(key: AnswerKey, problem: Problem, seed: int, output: RequestOutput, grade: Grade) -> dict[str, Any]:
     """A line of results.jsonl."""
     completion = output.outputs[0] if output.outputs else None
-    text = "" if completion is None else completion.text
-    answer = grader.extract(text)
     steps = [] if completion is None else completion.steps
     return {
         "problem": key.problem,
@@ -39,12 +37,12 @@ def result_of(key: AnswerKey, problem: Problem, seed: int, output: RequestOutput
         "repeat": key.repeat,
         "seed": seed,
         "reference": problem.answer if isinstance(problem.answer, (str, int, float, list)) else None,
-        "answer": answer,
-        "is_correct": answer is not None and output.error is None and grader.is_correct(answer, problem.answer),
+        "answer": grade.answer,
+        "is_correct": output.error is None and grade.is_correct,
         "error": output.error,
         "finish_reason": str(completion.finish_reason) if completion else None,
         "thinking_finish_reason": thinking_finish_reason(completion),
-        "text": text,
+        "text": text_of(output),
         "num_prompt_tokens": len(output.prompt_token_ids),
         "num_tokens": 0 if completion is None else len(completion.token_ids),
         "num_large_tokens": sum(step.num_tokens for step in steps if step.model is Model.LARGE),
@@ -54,8 +52,17 @@ def result_of(key: AnswerKey, problem: Problem, seed: int, output: RequestOutput
     }
 
 
-def timing_of(key: AnswerKey, output: RequestOutput, clock: Clock, concurrency: int) -> dict[str, Any]:
-    """A line of timings.jsonl, in seconds; the answer took [began, ended] since 1970, beside at most so many others."""
+def text_of(output: RequestOutput) -> str:
+    return output.outputs[0].text if output.outputs else ""
+
+
+def timing_of(
+    key: AnswerKey, output: RequestOutput, clock: Clock, concurrency: int, containment: str | None
+) -> dict[str, Any]:
+    """A line of timings.jsonl, in seconds; the answer took [began, ended] since 1970, beside at most so many others.
+
+    Here, not in the results, stands what has contained its program: machines differ in that.
+    """
     return {
         "problem": key.problem,
         "router": key.router,
@@ -65,6 +72,7 @@ def timing_of(key: AnswerKey, output: RequestOutput, clock: Clock, concurrency: 
         "seconds": clock.seconds,
         "first_token_seconds": clock.first_token_seconds,
         "concurrency": concurrency,
+        "containment": containment,
         "step_seconds": [step.seconds for completion in output.outputs for step in completion.steps],
     }
 

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from glimp_engine.evaluation import charts
+from glimp_engine.evaluation.containment import LEVELS
 from glimp_engine.evaluation.discrimination import Discrimination, discriminate
 from glimp_engine.evaluation.journal import write_atomically
 from glimp_engine.evaluation.run_files import RunFiles, routed_steps
@@ -134,6 +135,8 @@ def time_section(run: RunFiles) -> str:
 def run_section(run: RunFiles) -> str:
     refused = "".join(f"<li>{escape(line['where'])}: {escape(line['what'])}</li>" for line in run.refused)
     listed = f"<p>Refused problems:</p><ul>{refused}</ul>" if refused else ""
+    told = "; ".join(f"<b>{escape(level)}</b>: {LEVELS.get(level, 'unknown')}" for level in run.containments)
+    listed += f"<p>How the answers' programs were contained. {told}.</p>" if told else ""
     settings = escape(json.dumps(run.settings, indent=2, ensure_ascii=False))
     errors = sum(result["error"] is not None for result in run.results)
     return section("The run", f"{listed}<pre>{settings}</pre>", f"{errors} requests ended with an error.")

@@ -1,6 +1,5 @@
 """The files of a finished run, read back."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +8,15 @@ from typing import Any
 
 from glimp_engine.errors import ConfigError
 from glimp_engine.evaluation.journal import read_jsonl
+from glimp_engine.evaluation.run_lines import (
+    check_branch,
+    check_refused,
+    check_result,
+    check_settings_of,
+    check_timing,
+    parse_line,
+    read_text,
+)
 
 __all__ = ["RunFiles", "routed_steps"]
 
@@ -27,12 +35,18 @@ class RunFiles:
 
     @classmethod
     def read(cls, directory: Path) -> "RunFiles":
-        """Raises: ConfigError when there is no finished run."""
+        """Raises: ConfigError when there is no finished run, or a line of it is damaged."""
         if not (directory / "run.json").exists() or not (directory / "results.jsonl").exists():
             raise ConfigError(f"{directory}: expected the files of a finished `glimp eval`, found no results.jsonl")
-        names = ("results", "timings", "branches", "problems_refused")
-        settings = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-        return cls(settings, *(read_jsonl(directory / f"{name}.jsonl") for name in names))
+        path = directory / "run.json"
+        settings = parse_line(str(path), read_text(path), check_settings_of)
+        results = read_jsonl(directory / "results.jsonl", check_result)
+        timings = read_jsonl(directory / "timings.jsonl", check_timing)
+        branches = read_jsonl(directory / "branches.jsonl", check_branch)
+        refused = read_jsonl(directory / "problems_refused.jsonl", check_refused)
+        if len(results) != len(timings):
+            raise ConfigError(f"{directory}: {len(results)} results and {len(timings)} timings; expected as many")
+        return cls(settings, results, timings, branches, refused)
 
     @cached_property
     def routers(self) -> list[str]:
@@ -44,6 +58,11 @@ class RunFiles:
         pairs = zip(self.results, self.timings, strict=True)
         own = [(result, timing) for result, timing in pairs if result["router"] == router]
         return [result for result, _ in own], [timing for _, timing in own]
+
+    @cached_property
+    def containments(self) -> list[str]:
+        """What has contained the programs of the answers; none where none were run."""
+        return sorted({str(timing["containment"]) for timing in self.timings if timing.get("containment")})
 
     def timed_alike(self) -> list[str]:
         """The routers whose answers were timed with as many at once as the first one's: latencies compare only then."""

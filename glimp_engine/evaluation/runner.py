@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from tqdm import tqdm
 
 from glimp_engine.engine import Engine
 from glimp_engine.errors import ConfigError
-from glimp_engine.evaluation.branches import BranchKey, branch_jobs, branch_result
+from glimp_engine.evaluation.branches import BranchKey, branch_jobs, branch_result, branch_texts
 from glimp_engine.evaluation.graders import Grader
-from glimp_engine.evaluation.jobs import Job, run_jobs
+from glimp_engine.evaluation.grading import Grade, Grading
+from glimp_engine.evaluation.jobs import Clock, Job, run_jobs
 from glimp_engine.evaluation.journal import Journal, write_atomically, write_jsonl
 from glimp_engine.evaluation.problems import BadLine, Problem
-from glimp_engine.evaluation.records import NUM_GLIMPSE_LOGPROBS, AnswerKey, result_of, timing_of, tokens_of
+from glimp_engine.evaluation.records import NUM_GLIMPSE_LOGPROBS, AnswerKey, result_of, text_of, timing_of, tokens_of
+from glimp_engine.evaluation.run_lines import check_settings_of, parse_line, read_text
+from glimp_engine.outputs import RequestOutput
 from glimp_engine.routing import Model, RandomRouter, Router, RoutingParams, parse_router
 from glimp_engine.sampling import SamplingParams
 
@@ -62,14 +66,15 @@ class Evaluation:
         if branching is not None and BRANCH_ROUTER not in routers:
             routers = [*routers, BRANCH_ROUTER]
         try:
-            for position, spec in enumerate(routers):
-                self._answer(spec, self._router(spec, routers[:position]), repeats, concurrency)
-            branches = [] if branching is None else self._branch(branching, concurrency)
+            with Grading(self._grader) as grading:
+                for position, spec in enumerate(routers):
+                    self._answer(spec, self._router(spec, routers[:position]), repeats, concurrency, grading)
+                branches = [] if branching is None else self._branch(branching, concurrency, grading)
             self._write(routers, repeats, branches)
         finally:
             self._journal.close()
 
-    def _answer(self, spec: str, router: Router, repeats: int, concurrency: int) -> None:
+    def _answer(self, spec: str, router: Router, repeats: int, concurrency: int, grading: Grading) -> None:
         keys = [AnswerKey(spec, repeat, problem) for repeat in range(repeats) for problem in self._problems]
         left = [key for key in keys if key_of(key) not in self._journal.items]
         num_done = len(keys) - len(left)
@@ -80,13 +85,16 @@ class Evaluation:
         )
         num_right = sum(self._result(key)["is_correct"] for key in keys if key_of(key) in self._journal.items)
         with tqdm(total=len(keys), initial=num_done, desc=spec, unit="answer") as progress:
-            for job, output, clock in run_jobs(self._engine, jobs, concurrency):
+
+            def keep(job: Job, output: RequestOutput, clock: Clock, grades: list[Grade]) -> None:
+                nonlocal num_right
                 key = job.key
                 assert isinstance(key, AnswerKey)
-                result = result_of(key, self._problems[key.problem], self._seed(key), output, self._grader)
+                result = result_of(key, self._problems[key.problem], self._seed(key), output, grades[0])
                 if isinstance(router, RandomRouter):
                     result["rate"] = router.rate
-                item = {"result": result, "timing": timing_of(key, output, clock, concurrency)}
+                timing = timing_of(key, output, clock, concurrency, self._grader.containment)
+                item = {"result": result, "timing": timing}
                 if spec == BRANCH_ROUTER and output.outputs:
                     item["tokens"] = tokens_of(output)
                 self._journal.add(key_of(key), item)
@@ -94,7 +102,15 @@ class Evaluation:
                 progress.update()
                 progress.set_postfix(right=f"{num_right / progress.n:.1%}")
 
-    def _branch(self, branching: Branching, concurrency: int) -> list[dict[str, Any]]:
+            for finished in run_jobs(self._engine, jobs, concurrency):
+                for each in finished:
+                    job, output, _ = each
+                    assert isinstance(job.key, AnswerKey)
+                    grading.add([text_of(output)], self._problems[job.key.problem].answer, partial(keep, *each))
+                grading.collect()
+            grading.finish()  # the next router may be random at this one's rate
+
+    def _branch(self, branching: Branching, concurrency: int, grading: Grading) -> list[dict[str, Any]]:
         if not self._engine.has_one_vocabulary:
             raise ConfigError("branches are for pairs with one vocabulary: an answer is gone on with by its token ids")
         jobs = [
@@ -112,15 +128,24 @@ class Evaluation:
         ]
         left = [job for job in jobs if key_of(job.key) not in self._journal.items]
         with tqdm(total=len(jobs), initial=len(jobs) - len(left), desc="branches", unit="step") as progress:
-            for job, output, _ in run_jobs(self._engine, left, concurrency):
-                key = job.key
-                assert isinstance(key, BranchKey)
-                if output.error is None:
-                    item = self._journal.items[key_of(AnswerKey(BRANCH_ROUTER, 0, key.problem))]
-                    problem = self._problems[key.problem]
-                    line = branch_result(key, item["result"], item["tokens"], output, problem, self._grader)
-                    self._journal.add(key_of(key), {"branch": line})
+
+            def keep(key: BranchKey, output: RequestOutput, grades: list[Grade]) -> None:
+                result = self._result(AnswerKey(BRANCH_ROUTER, 0, key.problem))
+                self._journal.add(key_of(key), {"branch": branch_result(key, result, output, grades)})
                 progress.update()
+
+            for finished in run_jobs(self._engine, left, concurrency):
+                for job, output, _ in finished:
+                    key = job.key
+                    assert isinstance(key, BranchKey)
+                    if output.error is not None:
+                        progress.update()
+                        continue
+                    item = self._journal.items[key_of(AnswerKey(BRANCH_ROUTER, 0, key.problem))]
+                    texts = branch_texts(key, item["result"], item["tokens"], output)
+                    grading.add(texts, self._problems[key.problem].answer, partial(keep, key, output))
+                grading.collect()
+            grading.finish()
         done = (self._journal.items.get(key_of(job.key)) for job in jobs)
         return [item["branch"] for item in done if item is not None]
 
@@ -175,11 +200,14 @@ def chat(problem: Problem) -> list[dict[str, str]]:
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or see that they are what an earlier run has written."""
     settings, path = json.loads(json.dumps(settings)), directory / "run.json"
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out is {str(directory)!r}, which can't be made: {error.strerror}") from None
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=2))
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = parse_line(str(path), read_text(path), check_settings_of)
     differing = list(differences(saved, settings))
     if differing:
         raise ConfigError(f"out is {str(directory)!r}, which has another run: {'; '.join(differing)}")

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from glimp_engine.evaluation.containment import LEVELS
 from glimp_engine.evaluation.run_files import RunFiles, routed_steps
 
 __all__ = ["RouterSummary", "print_table", "summarise"]
@@ -121,7 +122,11 @@ def busy_seconds(timings: list[dict[str, Any]]) -> float:
 def print_table(directory: Path) -> None:
     """The run's table, on the console."""
     run = RunFiles.read(directory)
-    table = Table(title=f"{run.settings['problems']}: {run.settings['num_problems']} problems")
+    told = "; ".join(f"{level} ({LEVELS.get(level, 'unknown')})" for level in run.containments)
+    table = Table(
+        title=f"{run.settings['problems']}: {run.settings['num_problems']} problems",
+        caption=f"Programs were contained by {told}." if told else None,
+    )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "router" else "right")
     for router in run.routers:

@@ -6,6 +6,7 @@ import pytest
 
 from glimp_engine import ConfigError
 from glimp_engine.evaluation.code_grader import CodeGrader
+from glimp_engine.evaluation.containment import find_containment
 from glimp_engine.evaluation.graders import last_boxed, make_grader
 
 
@@ -82,7 +83,7 @@ def test_right_and_wrong(name, text, reference, is_right):
 )
 def test_references_that_nothing_can_be_compared_with(name, reference):
     with pytest.raises(ValueError, match=r"answer is .*; expected"):
-        make_grader(name).check_reference(reference)
+        make_grader(name, is_unsafe_allowed=True).check_reference(reference)
 
 
 def test_an_unknown_grader_is_refused():
@@ -93,11 +94,17 @@ def test_an_unknown_grader_is_refused():
 ECHO = {"tests": [{"input": "5\n", "output": "5\n"}]}
 
 
-def verdict(code, answer=ECHO, seconds=2.0):
-    return CodeGrader(seconds).is_correct(code, answer)
+@pytest.fixture(scope="module")
+def containment():
+    return find_containment(is_unsafe_allowed=True)
 
 
-def test_programs_are_run_against_their_tests():
+@pytest.fixture
+def verdict(containment):
+    return lambda code, answer=ECHO, seconds=2.0: CodeGrader(containment, seconds).is_correct(code, answer)
+
+
+def test_programs_are_run_against_their_tests(verdict):
     assert verdict("print(input())")
     assert verdict("print(float(input()))")  # numbers by value
     assert not verdict("print(int(input()) + 1)")
@@ -107,7 +114,7 @@ def test_programs_are_run_against_their_tests():
     assert not verdict("print(input())", two)  # all of them have to pass
 
 
-def test_functions_are_called():
+def test_functions_are_called(verdict):
     answer = {"function": "add", "tests": [{"input": "[1, 2]\n3", "output": "[4, 5]"}]}
     assert verdict("def add(xs, y):\n    print('a word')\n    return [x + y for x in xs]", answer)
     assert verdict("class Solution:\n    def add(self, xs, y):\n        return [x + y for x in xs]", answer)
@@ -128,13 +135,13 @@ def test_functions_are_called():
     ids=["loops", "sleeps", "fills the memory", "fills the disk", "starts others", "forks"],
 )
 @pytest.mark.slow
-def test_a_program_that_takes_too_much_is_ended(code):
+def test_a_program_that_takes_too_much_is_ended(verdict, code):
     began = time.monotonic()
     assert not verdict(code, seconds=1.0)
     assert time.monotonic() - began < 20  # not how fast it is: that it ends at all
 
 
-def test_the_last_block_is_the_program():
+def test_the_last_block_is_the_program(containment):
     text = "```python\nprint(1)\n```\n\nor better\n\n```py\nprint(2)\n```"
-    assert CodeGrader().extract(text) == "print(2)\n"
-    assert CodeGrader().extract("print(1)") is None
+    assert CodeGrader(containment).extract(text) == "print(2)\n"
+    assert CodeGrader(containment).extract("print(1)") is None
