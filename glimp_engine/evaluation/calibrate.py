@@ -48,7 +48,7 @@ def parse_target(text: str) -> Target:
         number = float(value)
     except ValueError:
         number = math.nan
-    allowed = {"share": 0 <= number <= 1, "latency": number > 0, "accuracy": -1 <= number <= 0}
+    allowed = {"share": 0 <= number <= 1, "latency": 0 < number < math.inf, "accuracy": -1 <= number <= 0}
     if not allowed.get(kind, False):
         raise ConfigError(f"target is {text!r}; allowed: {KINDS}")
     return Target(kind, number)
@@ -164,6 +164,11 @@ class Curve:
             raise ConfigError(
                 f"target is {kind}, which takes a run with large and at least two glimp:THRESHOLD; "
                 f"found {', '.join(run.routers)}"
+            )
+        if len(self._points) < 2:
+            raise ConfigError(
+                f"target is {kind}, which takes thresholds that were timed with as many problems at once as "
+                f"{run.routers[0]}; found {', '.join(usable)}"
             )
         self._by_problem = {router: by_problem(run, router, kind) for _, router in self._points}
         self._large = by_problem(run, "large", kind)

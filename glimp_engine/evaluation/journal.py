@@ -12,7 +12,7 @@ from typing import Any
 
 from glimp_engine.errors import ConfigError
 
-__all__ = ["Journal", "read_jsonl", "write_atomically", "write_jsonl"]
+__all__ = ["Journal", "write_atomically", "write_jsonl"]
 
 Key = tuple[str | int, ...]
 
@@ -67,10 +67,3 @@ def write_atomically(path: Path, text: str) -> None:
 def write_jsonl(path: Path, items: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line, all or nothing."""
     write_atomically(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of such a file; none if there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -76,9 +76,10 @@ def read_problems(
         try:
             problem = read(row, number)
             grader.check_reference(problem.answer)
+            check_storable(problem)
         except KeyError as error:
             bad.append(BadLine(where, f"expected a field {error}; found {', '.join(sorted(row)) or 'none'}"))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, IndexError, OSError) as error:  # a field of another kind
             bad.append(BadLine(where, str(error)))
         else:
             if problem.id in problems:
@@ -88,10 +89,18 @@ def read_problems(
     return list(problems.values()), bad
 
 
+def check_storable(problem: Problem) -> None:
+    """Raise ValueError or TypeError unless the problem can be written to a file of results."""
+    try:
+        json.dumps(vars(problem), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"found {error.object[error.start]!a}, half of a character; expected text") from None
+
+
 def rows_of_file(path: Path) -> Iterator[tuple[str, Row | str]]:
     """(file and line, row, or what is wrong with it) of a .jsonl, .json, .csv, .tsv or .parquet file.
 
-    Raises: ConfigError when there is no such file, or of another kind.
+    Raises: ConfigError when there is no such file, or of another kind, or nothing in it can be read.
     """
     readers = {".jsonl": json_lines, ".json": json_list, ".csv": separated, ".tsv": separated, ".parquet": parquet}
     if path.suffix not in readers:
@@ -102,16 +111,17 @@ def rows_of_file(path: Path) -> Iterator[tuple[str, Row | str]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Row | str]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield f"{path}:{number}", parsed_line(line)
 
 
-def parsed_line(line: str) -> Row | str:
+def parsed_line(encoded: bytes) -> Row | str:
+    line = encoded.decode(errors="backslashreplace")
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = json.loads(encoded.decode())
+    except (ValueError, RecursionError) as error:
         return f"expected a JSON object, found {line.strip()[:60]!r} ({error})"
     return row if isinstance(row, dict) else f"expected a JSON object, found {line.strip()[:60]!r}"
 
@@ -120,8 +130,10 @@ def json_list(path: Path) -> Iterator[tuple[str, Row | str]]:
     """A list of rows, or an object of rows by their ids."""
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected JSON, found {error}") from None
+    if not isinstance(loaded, (dict, list)):
+        raise ConfigError(f"{path}: expected a list of rows, or an object of rows, found {str(loaded)[:60]!r}")
     items = loaded.items() if isinstance(loaded, dict) else enumerate(loaded)
     for key, row in items:
         is_row = isinstance(row, dict)
@@ -131,8 +143,13 @@ def json_list(path: Path) -> Iterator[tuple[str, Row | str]]:
 def separated(path: Path) -> Iterator[tuple[str, Row | str]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        for row in reader:
-            yield f"{path}:{reader.line_num}", {key: value for key, value in row.items() if key}
+        try:
+            for row in reader:
+                yield f"{path}:{reader.line_num}", {key: value for key, value in row.items() if key}
+        except (csv.Error, UnicodeDecodeError) as error:  # behind which there are no lines to go on with
+            raise ConfigError(
+                f"{path}: expected rows of text in UTF-8, found after line {reader.line_num}: {error}"
+            ) from None
 
 
 def parquet(path: Path) -> Iterator[tuple[str, Row | str]]:
@@ -140,5 +157,9 @@ def parquet(path: Path) -> Iterator[tuple[str, Row | str]]:
         from pyarrow.parquet import read_table
     except ImportError:
         raise ConfigError(f"{path}: reading parquet takes pyarrow: pip install 'glimp_engine[eval]'") from None
-    for number, row in enumerate(read_table(path).to_pylist(), start=1):
+    try:
+        rows = read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected a parquet file, found {error}") from None
+    for number, row in enumerate(rows, start=1):
         yield f"{path}:{number}", row
