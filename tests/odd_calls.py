@@ -7,7 +7,7 @@ Paths are those of test_odd_calls.py's world, which is the working directory.
 import shlex
 from typing import Any
 
-__all__ = ["CALLS", "PROMPTS", "RESULTS", "ROUTINGS", "RUNS", "SETTINGS", "TIMINGS", "TRACES"]
+__all__ = ["CALLS", "JOURNALS", "PROMPTS", "RESULTS", "ROUTINGS", "RUNS", "SETTINGS", "TIMINGS", "TRACES"]
 
 LONG = "x" * 5000
 NUL = "a\0b"
@@ -410,5 +410,14 @@ TIMINGS: list[tuple[tuple[str | int, ...], Any]] = [
     *(((4, key), ...) for key in ("seconds", "concurrency")),
     *(((4, "seconds"), value) for value in (None, "long", [])),
     ((4, "concurrency"), []),
+]
+JOURNALS: list[tuple[tuple[str | int, ...], Any]] = [
+    *(((key,), value) for key in ("key", "item") for value in (..., None, [], 5, "x")),
+    (("key", 0), "nosuch"),
+    (("key", 1), []),
+    (("item", "result"), ...),
+    (("item", "timing"), []),
+    (("item", "result", "is_correct"), "yes"),
+    (("item", "result", "steps"), 5),
 ]
 RUNS = [b"", b"[]", b"5", b"null", b'"x"', b"{", b"\xff\xfe\n", b"[" * 100_000]

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from glimp_engine.errors import ConfigError
+from glimp_engine.errors import ConfigError, check_fields
+from glimp_engine.evaluation.run_files import LINES, check_key, check_object, parsed
 
 __all__ = ["Journal", "write_atomically", "write_jsonl"]
 
@@ -21,7 +22,7 @@ class Journal:
     """The finished items of one run, by key. One process at a time has it."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises: ConfigError when another process has it."""
+        """Raises: ConfigError when another process has it, or a line is none that it has written."""
         self._file = (directory / "journal.jsonl").open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,14 +45,25 @@ class Journal:
         """Read all whole lines, and cut off what follows them."""
         self._file.seek(0)
         num_whole_bytes = 0
-        for line in self._file:
+        for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
             num_whole_bytes += len(line)
-            entry = json.loads(line)
+            entry = parsed(f"{self._file.name}:{number}", line, check_entry)
             yield tuple(entry["key"]), entry["item"]
         self._file.truncate(num_whole_bytes)
         self._file.seek(0, os.SEEK_END)
+
+
+def check_entry(entry: Any) -> None:
+    """Raise ConfigError unless a line has a key, and what is kept under keys of its kind."""
+    check_fields("", entry, {"key": check_key, "item": check_object})
+    if entry["key"][0] == "answer":
+        check_fields("item.", entry["item"], {"result": check_object, "timing": check_object})
+        LINES["results"](entry["item"]["result"])
+        LINES["timings"](entry["item"]["timing"])
+    else:
+        check_fields("item.", entry["item"], {"branch": check_object})
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,12 +1,11 @@
 """The routers that an evaluation compares, as `--routers` names them; all are read before the first of them runs."""
 
 from glimp_engine.errors import ConfigError
-from glimp_engine.routing import ROUTER_SPECS, parse_router
+from glimp_engine.routing import parse_router
 
 __all__ = ["check_spec", "read_routers"]
 
 CONTROL = "random@"  # and a router: as many steps by the large model as that one has given it
-ALLOWED = f"{ROUTER_SPECS.replace('%%', '%')}, or {CONTROL} and a router that stands before it in the list"
 
 
 def read_routers(text: str, has_large: bool) -> list[str]:
@@ -19,7 +18,7 @@ def read_routers(text: str, has_large: bool) -> list[str]:
     for position, spec in enumerate(specs):
         check_spec(spec)
         if spec.startswith(CONTROL) and spec.removeprefix(CONTROL) not in specs[:position]:
-            raise ConfigError(f"router is {spec!r}; allowed: {ALLOWED}")
+            raise ConfigError(f"router is {spec!r}; allowed: {CONTROL} and a router that stands before it in the list")
         if spec in specs[:position]:
             raise ConfigError(f"routers is {text!r}, which has {spec!r} twice; allowed: each router once")
         if not has_large and spec != "small":

@@ -19,7 +19,7 @@ from glimp_engine.errors import (
 )
 from glimp_engine.evaluation.router_list import check_spec
 
-__all__ = ["RunFiles", "routed_steps"]
+__all__ = ["LINES", "RunFiles", "check_key", "check_object", "parsed", "read_json", "routed_steps"]
 
 Line = dict[str, Any]
 
@@ -110,6 +110,18 @@ def check_settings(settings: Any) -> None:
     if "large" in settings:
         check_text("large", settings["large"])
         check_fields("fingerprints.", settings["fingerprints"], {"large": check_text})
+
+
+def check_object(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} is {shown(value)}; allowed: an object")
+
+
+def check_key(name: str, value: Any) -> None:
+    """What an answer or a branch is known by."""
+    is_one = isinstance(value, list) and all(isinstance(part, (str, int)) for part in value)
+    if not is_one or value[:1] not in (["answer"], ["branch"]):
+        raise ConfigError(f"{name} is {shown(value)}; allowed: a list of answer or branch, and texts and integers")
 
 
 def check_texts(name: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from glimp_engine.evaluation.jobs import Job, run_jobs
 from glimp_engine.evaluation.journal import Journal, write_atomically, write_jsonl
 from glimp_engine.evaluation.problems import BadLine, Problem
 from glimp_engine.evaluation.records import NUM_GLIMPSE_LOGPROBS, AnswerKey, result_of, timing_of, tokens_of
+from glimp_engine.evaluation.run_files import check_object, read_json
 from glimp_engine.routing import Model, RandomRouter, Router, RoutingParams, parse_router
 from glimp_engine.sampling import SamplingParams
 
@@ -179,7 +181,7 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=2))
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json(path, partial(check_object, "it"))
     differing = list(differences(saved, settings))
     if differing:
         raise ConfigError(f"out is {str(directory)!r}, which has another run: {'; '.join(differing)}")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from odd_calls import CALLS, PROMPTS, RESULTS, ROUTINGS, RUNS, SETTINGS, TIMINGS, TRACES
+from odd_calls import CALLS, JOURNALS, PROMPTS, RESULTS, ROUTINGS, RUNS, SETTINGS, TIMINGS, TRACES
 
 from glimp_engine.cli.main import main
 from glimp_engine.demo_pair import LARGE, ROUTING, SMALL
@@ -160,6 +160,29 @@ def test_a_file_of_a_finished_run(glimp, world, tmp_path, name, content):
     if content == b"" and name == "branches.jsonl":  # as a run without branches leaves it
         return
     check_line(glimp(["calibrate", str(odd), "--target", "share=0.5", "-o", str(tmp_path / "routing.json")]), [name])
+
+
+@pytest.mark.parametrize("name", ["run.json", "journal.jsonl"])
+@pytest.mark.parametrize(
+    "content", [each + b"\n" for each in RUNS if each], ids=lambda content: content[:8].decode("latin-1")
+)
+def test_a_run_to_go_on_with(glimp, world, tmp_path, name, content):
+    shutil.copytree(world / "finished", tmp_path / "odd")
+    (tmp_path / "odd" / name).write_bytes(content)
+    routers = ["--routers", "small,large,glimp:0.5,glimp:1.5", "--out", str(tmp_path / "odd")]
+    check_line(glimp(["eval", str(world / "problems.jsonl"), *PAIR, *SHORT, *routers]), [name])
+
+
+@pytest.mark.parametrize(("path", "new"), JOURNALS, ids=str)
+def test_a_line_of_a_journal(glimp, world, tmp_path, path, new):
+    shutil.copytree(world / "finished", tmp_path / "odd")
+    journal = tmp_path / "odd" / "journal.jsonl"
+    first, *rest = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([json.dumps(changed(json.loads(first), {path: new})) + "\n", *rest]))
+    problems = str(world / "problems.jsonl")
+    routers = ["--routers", "small,large,glimp:0.5,glimp:1.5", "--out", str(tmp_path / "odd")]
+    check_line(glimp(["eval", problems, *PAIR, *SHORT, *routers]), ["journal.jsonl:1", str(path[-1])])
+    assert journal.read_text().splitlines(keepends=True)[1:] == rest
 
 
 def test_a_run_whose_lines_are_not_all_there(glimp, world, tmp_path):
