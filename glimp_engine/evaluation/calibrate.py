@@ -155,10 +155,11 @@ class Curve:
     """Accuracy or latency over the threshold, as measured, and straight between the measured ones."""
 
     def __init__(self, run: RunFiles, kind: str) -> None:
-        points = thresholds_of(run)
+        points = [(threshold, router) for threshold, router in thresholds_of(run) if math.isfinite(threshold)]
         lowest, highest = (points[0][0], points[-1][0]) if points else (0.0, 0.0)
-        ends = [(0.0, "large")] * (lowest > 0) + points + [(2 * highest + 1.0, "small")] * math.isfinite(highest)
         usable = run.timed_alike() if kind == "latency" else run.routers
+        last = "small" if "small" in usable else "glimp:inf"  # which are the same, and no place on a line is infinite
+        ends = [(0.0, "large")] * (lowest > 0) + points + [(2 * highest + 1.0, last)]
         self._points = [(threshold, router) for threshold, router in ends if router in usable]
         if len(points) < 2 or "large" not in run.routers:
             raise ConfigError(
