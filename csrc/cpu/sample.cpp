@@ -308,7 +308,9 @@ int32_t check_sampling(const glimp_sampling &p, int64_t num_rows, int64_t vocab_
         if (!is_good) return GLIMP_BAD_VALUE;
     }
     for (int64_t r = 0; r < num_rows; ++r)
-        if (p.seen_start[r] < 0 || p.seen_start[r + 1] < p.seen_start[r]) return GLIMP_BAD_SIZE;
+        if (p.seen_start[r] < 0 || p.seen_start[r + 1] < p.seen_start[r] ||
+            p.seen_start[r + 1] - p.seen_start[r] > vocab_size)  // a row's seen tokens are distinct
+            return GLIMP_BAD_SIZE;
     if (p.seen_start[num_rows] > p.seen_start[0] && (!p.seen_ids || !p.seen_counts)) return GLIMP_NULL_POINTER;
     for (int32_t s = p.seen_start[0]; s < p.seen_start[num_rows]; ++s)
         if (p.seen_ids[s] < 0 || p.seen_ids[s] >= vocab_size) return GLIMP_OUT_OF_RANGE;

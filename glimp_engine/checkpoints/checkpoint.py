@@ -29,7 +29,10 @@ def locate(source: str | PathLike[str]) -> Path:
 
     Raises: ConfigError when it is none of these; CheckpointError when the hub has no such model or can't be reached.
     """
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:  # ~nobody/x
+        raise ConfigError(f"model is {str(source)!r}: {error} Allowed: a directory, a .gguf file, a hub id") from None
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.exists() or not HUB_ID.fullmatch(str(source)):

@@ -1,10 +1,13 @@
 """`glimp calibrate`: a threshold for a target, from a finished run or from prompts alone."""
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
+from glimp_engine.cli.numbers import integer_from
+from glimp_engine.cli.paths import check_writable, file_path, writing
 from glimp_engine.errors import ConfigError
 from glimp_engine.evaluation.calibrate import KINDS, Proposal, parse_target, propose
 from glimp_engine.evaluation.graders import ExactGrader
@@ -20,13 +23,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `glimp calibrate`."""
     parser = commands.add_parser("calibrate", help="choose a threshold from evidence")
     parser.set_defaults(command=command)
-    parser.add_argument("run", nargs="?", type=Path, help="directory of a finished `glimp eval`")
-    parser.add_argument("--prompts", type=Path, help="instead of a run: .jsonl with a prompt in each line's `problem`")
+    parser.add_argument("run", nargs="?", type=file_path, help="directory of a finished `glimp eval`")
+    parser.add_argument(
+        "--prompts", type=file_path, help="instead of a run: .jsonl with a prompt in each line's `problem`"
+    )
     add_engine_options(parser, is_required=False)
     parser.add_argument("--target", required=True, help=KINDS)
-    parser.add_argument("--max-tokens", type=int, default=2048, help="of an answer to --prompts")
-    parser.add_argument("--concurrency", type=int, default=8, help="prompts at once")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the routing file, JSON")
+    parser.add_argument("--max-tokens", type=integer_from(1), default=2048, help="of an answer to --prompts")
+    parser.add_argument("--concurrency", type=integer_from(1), default=8, help="prompts at once")
+    parser.add_argument("-o", "--out", type=file_path, required=True, help="the routing file, JSON")
 
 
 def command(options: argparse.Namespace) -> int:
@@ -36,12 +41,13 @@ def command(options: argparse.Namespace) -> int:
         raise ConfigError("give either the directory of a run or --prompts")
     if options.prompts is not None and target.kind != "share":
         raise ConfigError(f"target is {options.target!r}, which takes a run; from prompts alone: share=0.25")
+    check_writable("--out", options.out)
     run = RunFiles.read(options.run) if options.prompts is None else run_prompts(options)
     if "large" not in run.settings["fingerprints"]:
-        raise ConfigError(f"{options.run} has no large model")
+        raise ConfigError(f"{options.run}: expected a run of two models, found one without a large model")
     proposal = propose(run, target)
     show(proposal)
-    RoutingFile(
+    routing = RoutingFile(
         small=run.settings["small"],
         large=run.settings["large"],
         fingerprints=run.settings["fingerprints"],
@@ -51,7 +57,9 @@ def command(options: argparse.Namespace) -> int:
         predicted=proposal.predicted,
         measured_on=run.settings["problems"],
         num_problems=proposal.num_problems,
-    ).save(options.out)
+    )
+    with writing("--out", options.out):
+        routing.save(options.out)
     print(f"written: {options.out}")
     return 0
 
@@ -65,10 +73,10 @@ def run_prompts(options: argparse.Namespace) -> RunFiles:
         raise ConfigError("--prompts takes --small and --large")
     read = read_by_fields(None, "")
     found = rows_of_file(options.prompts)
-    rows = ((where, row if isinstance(row, str) else {"answer": "-", **row}) for where, row in found)
+    rows = ((where, row if isinstance(row, str) else {**row, "answer": "-"}) for where, row in found)
     problems, bad = read_problems(rows, read, ExactGrader())
     for line in bad:
-        print(f"refused: {line}")
+        print(f"refused: {line}", file=sys.stderr)
     if not problems:
         raise ConfigError(f"prompts is {str(options.prompts)!r}, which has none that can be used")
     settings = {

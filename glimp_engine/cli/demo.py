@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from glimp_engine.cli.numbers import integer_from
 from glimp_engine.cli.show import show
 from glimp_engine.demo_pair import LARGE, ROUTING, SMALL, TEST
 from glimp_engine.load import load_router
@@ -35,7 +36,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add `glimp demo`."""
     demo = commands.add_parser("demo", help="watch two tiny models, which come with the package, share their answers")
     demo.set_defaults(command=command)
-    demo.add_argument("--problems", type=int, default=100, help="how many test problems the table is made of")
+    demo.add_argument(
+        "--problems", type=integer_from(1), default=100, help="how many test problems the table is made of"
+    )
 
 
 def command(options: argparse.Namespace) -> int:

@@ -3,6 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from glimp_engine.cli.numbers import integer
+from glimp_engine.cli.paths import model_source
+
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine
 
@@ -11,13 +14,17 @@ __all__ = ["add_engine_options", "make_engine"]
 
 def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
     """Add the pair's options to a command."""
-    parser.add_argument("--small", required=is_required, help="directory, .gguf file or hub id of the small model")
-    parser.add_argument("--large", help="... of the large model; without one the small model writes everything")
+    parser.add_argument(
+        "--small", type=model_source, required=is_required, help="directory, .gguf file or hub id of the small model"
+    )
+    parser.add_argument(
+        "--large", type=model_source, help="... of the large model; without one the small model writes everything"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--ops", default="auto")
     parser.add_argument("--quantization", help="int8 or int4: quantise float weights when they are loaded")
-    parser.add_argument("--num-threads", type=int, help="of the native ops; PyTorch's number if it isn't given")
+    parser.add_argument("--num-threads", type=integer, help="of the native ops; PyTorch's number if it isn't given")
 
 
 def make_engine(options: argparse.Namespace, **more: Any) -> "Engine":

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
+from glimp_engine.cli.numbers import integer, integer_from, number
+from glimp_engine.cli.paths import file_path, make_directory
 from glimp_engine.errors import ConfigError
 from glimp_engine.evaluation.graders import GRADERS, Grader, make_grader
 from glimp_engine.evaluation.presets import PRESETS, find_preset, rows_of_preset
 from glimp_engine.evaluation.problems import BadLine, Problem, read_by_fields, read_problems, rows_of_file
+from glimp_engine.evaluation.router_list import read_routers
 from glimp_engine.routing import ROUTER_SPECS, Model, RoutingParams
 from glimp_engine.sampling import SamplingParams
 
 __all__ = ["add_parser"]
+
+MAX_REPEATS = 10_000  # keys of all answers are in memory at once
+MAX_BRANCHES = 1024  # what SamplingParams allows of `n`
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,10 +33,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.set_defaults(command=command)
     parser.add_argument(
-        "problems", nargs="?", type=Path, help=".jsonl with id, problem, answer; or a preset's own file"
+        "problems", nargs="?", type=file_path, help=".jsonl with id, problem, answer; or a preset's own file"
     )
     add_engine_options(parser)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the results; a run there is gone on with")
+    parser.add_argument(
+        "--out", type=file_path, required=True, help="directory of the results; a run there is gone on with"
+    )
     parser.add_argument(
         "--routers", default="small,large,glimp:1.0,random@glimp:1.0", help=f"{ROUTER_SPECS}, random@ROUTER"
     )
@@ -40,19 +48,31 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--unsafe", action="store_true", help="run answers' programs even where this machine can't contain them"
     )
     parser.add_argument("--fields", help="names in the file, as id=uid,problem=question,answer=gold")
-    parser.add_argument("--limit", type=int, help="only the first so many problems")
-    parser.add_argument("--repeats", type=int, default=1, help="answers to each problem, each with a seed of its own")
-    parser.add_argument("--concurrency", type=int, default=1, help="problems at once; latencies then include waiting")
-    parser.add_argument("--branches", type=int, default=0, help="samples behind each step, to judge the signals by")
+    parser.add_argument("--limit", type=integer_from(0), help="only the first so many problems")
+    parser.add_argument(
+        "--repeats",
+        type=integer_from(1, MAX_REPEATS),
+        default=1,
+        help="answers to each problem, each with a seed of its own",
+    )
+    parser.add_argument(
+        "--concurrency", type=integer_from(1), default=1, help="problems at once; latencies then include waiting"
+    )
+    parser.add_argument(
+        "--branches",
+        type=integer_from(0, MAX_BRANCHES),
+        default=0,
+        help="samples behind each step, to judge the signals by",
+    )
     parser.add_argument("--branch-rest", choices=("large", "small"), default="large", help="who goes on after the step")
     parser.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
-    parser.add_argument("--temperature", type=float, default=0.6)
-    parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-tokens", type=int, help="of the whole output")
-    parser.add_argument("--max-thinking-tokens", type=int, default=8192)
-    parser.add_argument("--max-step-tokens", type=int, default=512)
-    parser.add_argument("--max-answer-tokens", type=int, help="max_tokens or 2048 if it isn't given")
+    parser.add_argument("--temperature", type=number, default=0.6)
+    parser.add_argument("--top-p", type=number, default=0.95)
+    parser.add_argument("--seed", type=integer, default=0)
+    parser.add_argument("--max-tokens", type=integer, help="of the whole output")
+    parser.add_argument("--max-thinking-tokens", type=integer, default=8192)
+    parser.add_argument("--max-step-tokens", type=integer, default=512)
+    parser.add_argument("--max-answer-tokens", type=integer, help="max_tokens or 2048 if it isn't given")
 
 
 def command(options: argparse.Namespace) -> int:
@@ -61,6 +81,9 @@ def command(options: argparse.Namespace) -> int:
     from glimp_engine.evaluation.runner import Branching, Evaluation, write_refused
     from glimp_engine.evaluation.summary import print_table
 
+    routers = read_routers(options.routers, options.large is not None)
+    if options.branches and options.large is None:
+        raise ConfigError(f"branches is {options.branches}, and --large isn't given; allowed then: 0")
     grader_name, grader = grader_of(options)
     problems, bad = load(options, grader)
     for line in bad:
@@ -76,6 +99,7 @@ def command(options: argparse.Namespace) -> int:
         max_step_tokens=options.max_step_tokens,
         max_answer_tokens=options.max_answer_tokens,
     )
+    make_directory("--out", options.out)
     branching = Branching(options.branches, Model[options.branch_rest.upper()]) if options.branches else None
     evaluation = Evaluation(
         make_engine(options),
@@ -86,7 +110,7 @@ def command(options: argparse.Namespace) -> int:
         settings_of(options, problems, sampling, routing, grader_name),
         options.out,
     )
-    evaluation.run(options.routers.split(","), options.repeats, options.concurrency, branching)
+    evaluation.run(routers, options.repeats, options.concurrency, branching)
     write_refused(options.out, bad)
     print_table(options.out)
     print(f"report: {write_report(options.out)}")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
+from glimp_engine.cli.numbers import integer, number
+from glimp_engine.cli.paths import file_path
 from glimp_engine.cli.show import show, show_summary
+from glimp_engine.errors import ConfigError
 from glimp_engine.load import load_router
 from glimp_engine.outputs import Event, Finish, RequestOutput, Tick
 from glimp_engine.routing import ROUTER_SPECS, RoutingParams, SmallOnly, parse_router
@@ -32,12 +36,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     run.add_argument("prompt", nargs="?", help="read from stdin if it isn't given")
     add_engine_options(run)
     run.add_argument("--router", default="glimp:1.0", help=ROUTER_SPECS)
-    run.add_argument("--routing", help="a routing file of `glimp calibrate`, instead of --router")
+    run.add_argument("--routing", type=file_path, help="a routing file of `glimp calibrate`, instead of --router")
     run.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
-    run.add_argument("--temperature", type=float, default=0.0)
-    run.add_argument("--top-p", type=float, default=1.0)
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--max-tokens", type=int, help="of the whole output; the paper's budgets if it isn't given")
+    run.add_argument("--temperature", type=number, default=0.0)
+    run.add_argument("--top-p", type=number, default=1.0)
+    run.add_argument("--seed", type=integer, default=0)
+    run.add_argument("--max-tokens", type=integer, help="of the whole output; the paper's budgets if it isn't given")
     run.add_argument("--raw", action="store_true", help="don't put the prompt into the model's chat template")
     run.add_argument(
         "--json",
@@ -48,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def command(options: argparse.Namespace) -> int:
     """Stream one answer, then sum up."""
-    text = sys.stdin.read().strip() if options.prompt is None else options.prompt
+    text = prompt_of(options)
     prompt = text if options.raw else [{"role": "user", "content": text}]
     sampling = SamplingParams(
         temperature=options.temperature, top_p=options.top_p, seed=options.seed, max_tokens=options.max_tokens
@@ -56,7 +60,8 @@ def command(options: argparse.Namespace) -> int:
     if options.routing is not None:
         router = load_router(options.routing, options.small, options.large)
     else:
-        router = SmallOnly() if options.large is None else parse_router(options.router, options.seed)
+        router = parse_router(options.router, options.seed)  # one that is none is told of, whether it's used or not
+        router = SmallOnly() if options.large is None else router
     routing = RoutingParams(
         router=router, answer_model=options.answer_model, glimpse_logprobs=NUM_FIRST_TOKENS if options.json else 0
     )
@@ -73,6 +78,35 @@ def command(options: argparse.Namespace) -> int:
         output = show(events, Console(highlight=False))
         show_summary(output, engine.stats(), time.perf_counter() - began, Console())
     return 1 if output.error else 0
+
+
+def prompt_of(options: argparse.Namespace) -> str:
+    """The prompt, from stdin if none is given. Raises: ConfigError when there is none, or it's no text."""
+    text = read_stdin() if options.prompt is None else str(options.prompt)
+    if not text.strip() and not (options.raw and text):
+        raise ConfigError(f"prompt is {text!r}; allowed: text, as an argument or from stdin")
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError as error:  # Python's stand-in for a byte that its locale can't decode
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeError:
+            found = f"{text[error.start]!a} at {error.start}"
+    raise ConfigError(f"prompt has {found}; allowed: text, in UTF-8")
+
+
+def read_stdin() -> str:
+    """All of it, without the space around it. Raises: ConfigError when it's closed, or no text."""
+    if sys.stdin is None:
+        raise ConfigError("prompt isn't given, and stdin is closed; allowed: text, as an argument or from stdin")
+    try:
+        return sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        found, encoding = f"byte {error.object[error.start]:#x}", error.encoding.upper()
+        raise ConfigError(f"prompt isn't given, and stdin has {found}; allowed: text, in {encoding}") from None
+    except OSError as error:
+        raise ConfigError(f"prompt isn't given, and stdin can't be read: {error.strerror}") from None
 
 
 def last_output(events: Iterator[Event]) -> RequestOutput:

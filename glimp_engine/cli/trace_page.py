@@ -1,11 +1,19 @@
 """One answer as a page: `glimp run --json`'s output drawn with trace_page.html, which needs nothing from elsewhere."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from glimp_engine.errors import ConfigError
+from glimp_engine.errors import (
+    Check,
+    ConfigError,
+    check_choice,
+    check_count,
+    check_fields,
+    check_finite,
+    check_text,
+)
 
 __all__ = ["trace_page"]
 
@@ -13,14 +21,50 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 PLACE = "/*RUN*/"
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # what a model wrote can't end the script it stands in
 
+
+def check_later(name: str, value: Any) -> None:
+    """A part with parts of its own, which are checked behind it."""
+
+
+def check_model(name: str, value: Any) -> None:
+    check_choice(name, value, ("small", "large"))
+
+
+def check_entropy(name: str, value: Any) -> None:
+    """Null where no glimpse was taken."""
+    if value is not None:
+        check_finite(name, value)
+
+
 # What the page reads, part by part.
-RUN = ("prompt_text", "outputs", "seconds", "stats", "ticks")
-STATS = ("hand_overs",)
-COMPLETION = ("finish_reason", "steps")
-STEP = ("model", "text", "entropy", "first_tokens", "token_start", "token_end", "seconds", "num_redone_tokens")
-FIRST_TOKEN = ("text", "logprob")
-TICK = ("model", "began", "ended", "tokens", "num_used_pages")
-TICK_TOKENS = ("prompt", "catch_up", "question", "decode")
+RUN = {
+    "prompt_text": check_text,
+    "outputs": check_later,
+    "seconds": check_finite,
+    "stats": check_later,
+    "ticks": check_later,
+}
+STATS = {"hand_overs": check_count}
+COMPLETION = {"finish_reason": check_text, "steps": check_later}
+STEP = {
+    "model": check_model,
+    "text": check_text,
+    "entropy": check_entropy,
+    "first_tokens": check_later,
+    "token_start": check_count,
+    "token_end": check_count,
+    "seconds": check_finite,
+    "num_redone_tokens": check_count,
+}
+FIRST_TOKEN = {"text": check_text, "logprob": check_finite}
+TICK = {
+    "model": check_model,
+    "began": check_finite,
+    "ended": check_finite,
+    "tokens": check_later,
+    "num_used_pages": check_count,
+}
+TICK_TOKENS = {"prompt": check_count, "catch_up": check_count, "question": check_count, "decode": check_count}
 
 
 def trace_page(path: Path) -> str:
@@ -30,16 +74,14 @@ def trace_page(path: Path) -> str:
     """
     try:
         run = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-        for name, part, needed in parts_of(run):
-            missing = [name + each for each in needed if not isinstance(part, dict) or each not in part]
-            if missing:
-                raise ValueError(f"no {', '.join(missing)}")
-    except (OSError, ValueError) as error:
+        for name, part, checks in parts_of(run):
+            check_fields(name, part, checks)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected the output of `glimp run --json`, found {error}") from None
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, embedded(run))
 
 
-def parts_of(run: Any) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+def parts_of(run: Any) -> Iterator[tuple[str, Any, Mapping[str, Check]]]:
     """Each part of a run, behind the one that holds it: its name, it itself, and what the page reads of it."""
     yield "", run, RUN
     yield "stats.", run["stats"], STATS

@@ -48,7 +48,7 @@ def parse_target(text: str) -> Target:
         number = float(value)
     except ValueError:
         number = math.nan
-    allowed = {"share": 0 <= number <= 1, "latency": number > 0, "accuracy": -1 <= number <= 0}
+    allowed = {"share": 0 <= number <= 1, "latency": 0 < number < math.inf, "accuracy": -1 <= number <= 0}
     if not allowed.get(kind, False):
         raise ConfigError(f"target is {text!r}; allowed: {KINDS}")
     return Target(kind, number)
@@ -155,15 +155,21 @@ class Curve:
     """Accuracy or latency over the threshold, as measured, and straight between the measured ones."""
 
     def __init__(self, run: RunFiles, kind: str) -> None:
-        points = thresholds_of(run)
+        points = [(threshold, router) for threshold, router in thresholds_of(run) if math.isfinite(threshold)]
         lowest, highest = (points[0][0], points[-1][0]) if points else (0.0, 0.0)
-        ends = [(0.0, "large")] * (lowest > 0) + points + [(2 * highest + 1.0, "small")] * math.isfinite(highest)
         usable = run.timed_alike() if kind == "latency" else run.routers
+        last = "small" if "small" in usable else "glimp:inf"  # which are the same, and no place on a line is infinite
+        ends = [(0.0, "large")] * (lowest > 0) + points + [(2 * highest + 1.0, last)]
         self._points = [(threshold, router) for threshold, router in ends if router in usable]
         if len(points) < 2 or "large" not in run.routers:
             raise ConfigError(
                 f"target is {kind}, which takes a run with large and at least two glimp:THRESHOLD; "
                 f"found {', '.join(run.routers)}"
+            )
+        if len(self._points) < 2:
+            raise ConfigError(
+                f"target is {kind}, which takes thresholds that were timed with as many problems at once as "
+                f"{run.routers[0]}; found {', '.join(usable)}"
             )
         self._by_problem = {router: by_problem(run, router, kind) for _, router in self._points}
         self._large = by_problem(run, "large", kind)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Sized
 from typing import Any, TypeVar
 
-from glimp_engine.errors import ConfigError, RequestError
+from glimp_engine.errors import ConfigError, RequestError, shown
 from glimp_engine.routing import Model
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.streams import Dictionary, Streams, TokenStream
@@ -11,7 +11,6 @@ from glimp_engine.sequences.streams import Dictionary, Streams, TokenStream
 __all__ = ["Prompt", "check_type", "list_prompts", "make_streams", "one_for_each"]
 
 P = TypeVar("P")
-MAX_SHOWN_CHARS = 200
 Prompt = str | Sized[int] | Sized[dict[str, Any]]  # text, the small model's token ids, or chat messages
 
 
@@ -59,12 +58,6 @@ def encode(prompt: Prompt, model: Model, dictionary: Dictionary, max_model_len: 
         raise RequestError(f"prompt is {shown(prompt)}, which has no tokens; allowed: at least one")
     dictionary.check_ids(token_ids, model)
     return token_ids
-
-
-def shown(value: object) -> str:
-    """As much of a value as a message needs."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 def check_token_id(index: int, token_id: object, vocab_size: int) -> int:

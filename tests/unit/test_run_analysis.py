@@ -211,3 +211,12 @@ def test_a_directory_without_a_finished_run(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({}))
     with pytest.raises(ConfigError, match=r"expected the files of a finished `glimp eval`, found no results\.jsonl"):
         RunFiles.read(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["latency=20", "latency=0.1", "accuracy=-0.05", "accuracy=-1"])
+def test_an_endless_threshold_proposes_none(target):
+    """glimp:inf is the small model alone, and the line that is drawn through the thresholds ends before it."""
+    finite = synthetic_run()
+    lines = [{**line, "router": "glimp:inf"} if line["router"] == "small" else line for line in finite.results]
+    proposal = propose(RunFiles(finite.settings, lines, finite.timings, [], []), parse_target(target))
+    assert all(map(math.isfinite, (proposal.threshold, *proposal.interval)))
