@@ -274,4 +274,5 @@ def status_of(child: int) -> int:
             return os.WEXITSTATUS(status) if os.WIFEXITED(status) else NOTHING_LEFT_BUT_TO_END
 
 
-main()
+if __name__ == "__main__":
+    main()
