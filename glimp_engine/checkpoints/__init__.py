@@ -7,7 +7,7 @@ this room only `text` knows which.
 from glimp_engine.checkpoints.checkpoint import load_checkpoint, locate, open_checkpoint
 from glimp_engine.checkpoints.config import ModelConfig, RopeScaling
 from glimp_engine.checkpoints.fields import Fields, shown
-from glimp_engine.checkpoints.files import check_file, parse_json, read_json, reading
+from glimp_engine.checkpoints.files import check_file, read_json, reading
 from glimp_engine.checkpoints.fingerprint import fingerprint
 from glimp_engine.checkpoints.gguf_header import read_gguf_header
 from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor
@@ -26,7 +26,6 @@ __all__ = [
     "load_checkpoint",
     "locate",
     "open_checkpoint",
-    "parse_json",
     "read_gguf_header",
     "read_json",
     "reading",

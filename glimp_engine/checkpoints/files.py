@@ -9,7 +9,7 @@ from typing import Any
 
 from glimp_engine.errors import CheckpointError, GlimpError
 
-__all__ = ["MAX_JSON_BYTES", "check_file", "parse_json", "read_json", "reading"]
+__all__ = ["MAX_JSON_BYTES", "check_file", "read_json", "reading"]
 
 MAX_JSON_BYTES = 64 << 20  # the largest tokenizer.json known to us has 33 MB
 KINDS = (
@@ -70,18 +70,10 @@ def read_json(file: Path) -> dict[str, Any]:
     with reading(file, "a readable file"):
         check_file(file, MAX_JSON_BYTES)
         contents = file.read_bytes()
-    return parse_json(contents, str(file))
-
-
-def parse_json(contents: bytes, where: str) -> dict[str, Any]:
-    """The object that the bytes describe.
-
-    Raises: CheckpointError that names `where`.
-    """
     try:
         value = json.loads(contents)
     except (ValueError, RecursionError) as error:  # also numbers of too many digits, also what isn't UTF-8
-        raise CheckpointError(f"{where}: expected JSON, found: {error}") from error
+        raise CheckpointError(f"{file}: expected JSON, found: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: expected an object, found {type(value).__name__}")
+        raise CheckpointError(f"{file}: expected an object, found {type(value).__name__}")
     return value

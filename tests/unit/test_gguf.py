@@ -256,8 +256,8 @@ def test_what_would_give_wrong_tokens_is_refused(tmp_path, metadata, tensors, me
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"tokenizer.ggml.tokens": None}, "expected tokenizer.ggml.tokens in the metadata, found none"),
-        ({"tokenizer.ggml.merges": None}, "expected tokenizer.ggml.merges in the metadata, found none"),
+        ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens: expected a list of strings, found none"),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges: expected a list of strings, found none"),
         ({"tokenizer.ggml.model": "rwkv"}, "expected a tokenizer that transformers can read"),
     ],
 )
