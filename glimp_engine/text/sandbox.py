@@ -98,7 +98,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         elif isinstance(value, int):
             if value.bit_length() > MAX_BITS:
                 raise LimitError(f"the chat template makes a number of {value.bit_length()} bits; allowed: {MAX_BITS}")
-        elif isinstance(value, (list, tuple, dict, set, frozenset)):
+        elif isinstance(value, (list, tuple, dict, set, frozenset, TemplateNamespace)):
             check_chars(size_of(value))
         return value
 
@@ -261,6 +261,9 @@ def size_of(value: Any) -> int:
         elif isinstance(value, dict):
             num_items += 2 * len(value)
             waiting += [*value, *value.values()] if num_items <= MAX_ITEMS else ()
+        elif isinstance(value, TemplateNamespace):
+            num_items += 1
+            waiting.append(object.__getattribute__(value, "_Namespace__attrs"))  # which may hold itself
         else:
             num_chars += len(value) if isinstance(value, (str, bytes)) else CHARS_PER_ITEM
         if num_items > MAX_ITEMS:

@@ -81,7 +81,7 @@ def mutated_json(rng, blob):
     """A JSON file with a value, or with bytes changed."""
     try:
         value = json.loads(blob)
-    except ValueError:  # mutated before
+    except (ValueError, RecursionError):  # mutated before
         value = None
     if value is None or rng.random() < 0.2:
         return mutated_bytes(rng, blob, len(blob))
