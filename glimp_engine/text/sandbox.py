@@ -50,7 +50,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
         self.code_generator_class = LimitedCode
-        self.concat = self.joined  # type: ignore[assignment]  # of the pieces that a template or a macro writes
+        self.concat = self.joined  # type: ignore[method-assign]  # of the pieces that a template or a macro writes
         self.finalize = self.measured
         self._deadline = time.monotonic() + MAX_SECONDS
         self._compiled: tuple[str, Template] | None = None  # the last template
@@ -180,7 +180,7 @@ class LimitedCode(CodeGenerator):
 class MeasuredLiterals(NodeTransformer):
     """Lists that a template makes of what it has are measured: each may hold the one before twice."""
 
-    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+    def visit_List(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         is_constant = all(isinstance(item, nodes.Const) for item in node.iter_child_nodes())
         return node if is_constant else call_of("measured", [node], node.lineno)
@@ -314,9 +314,10 @@ def check_method(owner: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[s
     if name in (*PADDING, "to_bytes"):
         for width in (*args, *kwargs.values()):
             check_width(width)
-        if name == "expandtabs" and isinstance(owner, (str, bytes)):
-            tab = "\t" if isinstance(owner, str) else b"\t"
-            check_chars(owner.count(tab) * max((w for w in (*args, *kwargs.values()) if isinstance(w, int)), default=8))
+        if name == "expandtabs" and not isinstance(owner, int):
+            num_tabs = owner.count("\t") if isinstance(owner, str) else owner.count(b"\t")
+            widest = max((width for width in (*args, *kwargs.values()) if isinstance(width, int)), default=8)
+            check_chars(num_tabs * widest)
     elif name == "replace" and len(args) >= 2 and type(args[0]) is type(args[1]) is type(owner):
         check_chars(len(owner) + owner.count(args[0]) * len(args[1]))
     elif name == "join" and args and isinstance(args[0], (list, tuple, dict, set, str)):
