@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from glimp_engine.checkpoints import fingerprint, load_checkpoint, locate, open_checkpoint
+from glimp_engine.checkpoints import fingerprint, load_checkpoint, locate, open_checkpoint, reading
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
 from glimp_engine.execution import Ahead, CudaGraphs, Forward, GraphRunner, ModelRunner, PlainTicks, Recorder
@@ -77,14 +77,17 @@ def load_native(path: Path, config: EngineConfig, ops: NativeOps) -> LoadedModel
     """The model on the native ops, its weights as they are stored unless the configuration says otherwise."""
     model_config, tensors = open_checkpoint(path)
     text = Text.load(path, model_config.vocab_size)  # before the weights, which then take the memory that it frees
-    weights = read_weights(path, tensors, ops, config.native_dtype, config.quantization)
-    return LoadedModel(NativeDecoder(model_config, weights, ops), text)
+    with reading(path, "a model that fits in the memory"):
+        weights = read_weights(path, tensors, ops, config.native_dtype, config.quantization)
+        return LoadedModel(NativeDecoder(model_config, weights, ops), text)
 
 
 def load_reference(path: Path, config: EngineConfig, ops: Ops) -> LoadedModel:
     """The model in PyTorch, its weights dequantised."""
-    model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
-    return LoadedModel(Decoder(model_config, weights, ops), Text.load(path, model_config.vocab_size))
+    with reading(path, "a model that fits in the memory"):
+        model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
+        model = Decoder(model_config, weights, ops)
+    return LoadedModel(model, Text.load(path, model_config.vocab_size))
 
 
 def load_router(path: str | PathLike[str], small: object, large: object) -> Router:

@@ -6,6 +6,8 @@ this room only `text` knows which.
 
 from glimp_engine.checkpoints.checkpoint import load_checkpoint, locate, open_checkpoint
 from glimp_engine.checkpoints.config import ModelConfig, RopeScaling
+from glimp_engine.checkpoints.fields import Fields, shown
+from glimp_engine.checkpoints.files import check_file, read_json, reading
 from glimp_engine.checkpoints.fingerprint import fingerprint
 from glimp_engine.checkpoints.gguf_header import read_gguf_header
 from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor
@@ -15,12 +17,17 @@ __all__ = [
     "FLOAT_TYPES",
     "FREQ_FACTORS",
     "QUANTIZED_TYPES",
+    "Fields",
     "ModelConfig",
     "RopeScaling",
     "StoredTensor",
+    "check_file",
     "fingerprint",
     "load_checkpoint",
     "locate",
     "open_checkpoint",
     "read_gguf_header",
+    "read_json",
+    "reading",
+    "shown",
 ]

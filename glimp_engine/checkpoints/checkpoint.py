@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from glimp_engine.checkpoints.config import ModelConfig
 from glimp_engine.checkpoints.directory import open_directory
+from glimp_engine.checkpoints.files import reading
 from glimp_engine.checkpoints.gguf import open_gguf
-from glimp_engine.checkpoints.stored_tensor import StoredTensor
+from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor
 from glimp_engine.checkpoints.tensors import FREQ_FACTORS, expected_tensors
 from glimp_engine.errors import CheckpointError, ConfigError
 
@@ -21,6 +22,7 @@ __all__ = ["load_checkpoint", "locate", "open_checkpoint"]
 
 # no pickled weights and no code
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+FLOATS = (*FLOAT_TYPES, *QUANTIZED_TYPES, "F64")  # F64 of safetensors alone
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -48,10 +50,13 @@ def open_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
 
     Raises: CheckpointError with file, tensor, expected and found.
     """
-    config, tensors = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
-    expected = expected_tensors(config)
-    check_tensors(expected, tensors, config, path)
-    return config, {name: tensors[name] for name in [*expected, *({FREQ_FACTORS} & tensors.keys())]}
+    with reading(path, "a checkpoint"):
+        config, tensors = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
+        if config.num_layers > len(tensors):  # before there are names of all that should be there
+            raise CheckpointError(f"{path}: expected {config.num_layers} layers, found {len(tensors)} tensors")
+        expected = expected_tensors(config)
+        check_tensors(expected, tensors, config, path)
+        return config, {name: tensors[name] for name in [*expected, *({FREQ_FACTORS} & tensors.keys())]}
 
 
 def load_checkpoint(
@@ -67,7 +72,8 @@ def load_checkpoint(
     dtype = dtype or config.dtype or torch.float32
     weights = {}
     for name, tensor in tqdm(tensors.items(), desc=path.stem, unit="tensor", leave=False):
-        weights[name] = tensor.read().to(device=device, dtype=torch.float32 if name == FREQ_FACTORS else dtype)
+        with reading(tensor.file, f"tensor {name}"):
+            weights[name] = tensor.read().to(device=device, dtype=torch.float32 if name == FREQ_FACTORS else dtype)
     return config, weights
 
 
@@ -82,6 +88,16 @@ def check_tensors(
             raise CheckpointError(
                 f"{found[name].file}: tensor {name}: expected shape {shape}, found {found[name].shape}"
             )
+        if found[name].type not in FLOATS:
+            raise CheckpointError(
+                f"{found[name].file}: tensor {name}: type is {found[name].type}; supported: {', '.join(FLOATS)}"
+            )
+    factors = found.get(FREQ_FACTORS)
+    if factors is not None and (factors.shape, factors.type) != ((config.head_dim // 2,), "F32"):
+        raise CheckpointError(
+            f"{factors.file}: tensor {FREQ_FACTORS}: expected shape {(config.head_dim // 2,)} of F32, "
+            f"found {factors.shape} of {factors.type}"
+        )
     for name in found.keys() - expected.keys():
         if not is_redundant(name, config):
             raise CheckpointError(

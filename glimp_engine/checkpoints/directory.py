@@ -1,14 +1,14 @@
 """Checkpoints as directories in the hub's layout: config.json, and safetensors files."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from glimp_engine.checkpoints.config import ModelConfig
+from glimp_engine.checkpoints.fields import shown
+from glimp_engine.checkpoints.files import check_file, read_json, reading
 from glimp_engine.checkpoints.stored_tensor import StoredTensor
 from glimp_engine.errors import CheckpointError
 
@@ -40,7 +40,10 @@ def safetensors_files(path: Path) -> list[Path]:
         return [single]
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index}: expected a weight_map, found {weight_map!r}")
+        raise CheckpointError(f"{index}: expected a weight_map, found {shown(weight_map)}")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{index}: tensor {tensor}: expected a file's name, found {shown(name)}")
     files = [path / name for name in sorted(set(weight_map.values()))]
     for file in files:
         if file.parent != path or not file.exists():
@@ -50,16 +53,14 @@ def safetensors_files(path: Path) -> list[Path]:
 
 def open_safetensors(file: Path) -> Iterable[tuple[str, StoredTensor]]:
     """Name and tensor of all that a file holds."""
-    try:
-        with safe_open(file, framework="pt") as handle:
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: expected a safetensors file, found: {error}") from error
+    check_length(file)
+    with reading(file, "a safetensors file"), safe_open(file, framework="pt") as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+        found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
 
     def loader(name: str) -> Callable[[int, int], Tensor]:
         def load(start: int, end: int) -> Tensor:
-            with safe_open(file, framework="pt") as handle:
+            with reading(file, f"rows {start} to {end} of {name}"), safe_open(file, framework="pt") as handle:
                 rows: Tensor = handle.get_slice(name)[start:end]
                 return rows
 
@@ -68,14 +69,12 @@ def open_safetensors(file: Path) -> Iterable[tuple[str, StoredTensor]]:
     return [(name, StoredTensor(file, shape, dtype, loader(name))) for name, (shape, dtype) in found.items()]
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    try:
-        contents = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: expected this file, found none") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: expected JSON, found: {error}") from error
-    if not isinstance(contents, dict):
-        raise CheckpointError(f"{file}: expected an object, found {type(contents).__name__}")
-    return contents
+def check_length(file: Path) -> None:
+    """Raise CheckpointError unless the file holds the header whose length it begins with."""
+    num_bytes = check_file(file)
+    with file.open("rb") as opened:
+        header_bytes = int.from_bytes(opened.read(8), "little")
+    if 8 + header_bytes > num_bytes:
+        raise CheckpointError(
+            f"{file}: expected a safetensors file, found: a header of {header_bytes} bytes in a file of {num_bytes}"
+        )

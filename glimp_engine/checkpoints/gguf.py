@@ -1,5 +1,6 @@
 """GGUF checkpoints: configuration from the metadata, and where the tensors lie."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimp_engine.checkpoints.config import ModelConfig, RopeScaling, yarn_attention_factor
+from glimp_engine.checkpoints.config import (
+    FACTOR_RANGE,
+    MAX_HEAD_DIM,
+    MAX_HEADS,
+    MAX_HIDDEN_SIZE,
+    MAX_INTERMEDIATE_SIZE,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    THETA_RANGE,
+    ModelConfig,
+    RopeScaling,
+    yarn_attention_factor,
+)
+from glimp_engine.checkpoints.fields import Fields, shown
+from glimp_engine.checkpoints.files import reading
 from glimp_engine.checkpoints.gguf_header import GGUFTensor, read_gguf_header
 from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor, row_bytes
 from glimp_engine.errors import CheckpointError
@@ -44,16 +59,21 @@ def open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
 
     Raises: CheckpointError on a damaged file, an architecture or a tensor type that isn't supported.
     """
-    header = read_gguf_header(path)
-    tensors = {tensor.name: tensor for tensor in header.tensors}
-    config = config_from_metadata(header.metadata, tensors, path)
-    is_llama = header.metadata["general.architecture"] == "llama"
-    permuted = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if is_llama else {}
-    stored = {}
-    for tensor in header.tensors:
-        num_heads = next((heads for part, heads in permuted.items() if f".{part}." in tensor.name), None)
-        stored[rename(tensor.name)] = describe(tensor, path, num_heads)
-    return config, stored
+    with reading(path, "a GGUF file"):
+        header = read_gguf_header(path)
+        tensors = {tensor.name: tensor for tensor in header.tensors}
+        config = config_from_metadata(header.metadata, tensors, path)
+        is_llama = header.metadata["general.architecture"] == "llama"
+        permuted = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if is_llama else {}
+        num_bytes = path.stat().st_size
+        stored: dict[str, StoredTensor] = {}
+        for tensor in header.tensors:
+            name = rename(tensor.name)
+            if name in stored:
+                raise CheckpointError(f"{path}: tensor {tensor.name}: expected once, found as {name} too")
+            num_heads = next((heads for part, heads in permuted.items() if f".{part}." in tensor.name), None)
+            stored[name] = describe(tensor, path, num_bytes, num_heads)
+        return config, stored
 
 
 def rename(name: str) -> str:
@@ -66,40 +86,46 @@ def rename(name: str) -> str:
     return name
 
 
-def describe(tensor: GGUFTensor, path: Path, num_heads: int | None) -> StoredTensor:
+def describe(tensor: GGUFTensor, path: Path, file_bytes: int, num_heads: int | None) -> StoredTensor:
     """The tensor, with its rows put in order if it's a Llama's Q or K, which have num_heads.
 
     Raises: CheckpointError when the type isn't supported or the file ends before the tensor does.
     """
-    from gguf import GGMLQuantizationType
-
-    try:
-        kind = GGMLQuantizationType(tensor.ggml_type).name
-    except ValueError:
-        kind = str(tensor.ggml_type)
+    kind = type_name(tensor.ggml_type)
     if kind not in TYPES:
-        raise CheckpointError(f"{path}: tensor {tensor.name}: type is {kind}; supported: {', '.join(TYPES)}")
+        note = ", an i-quant" if kind.startswith("IQ") else ""
+        raise CheckpointError(f"{path}: tensor {tensor.name}: type is {kind}{note}; supported: {', '.join(TYPES)}")
     num_rows, *rest = tensor.shape
-    row_size = row_bytes(kind, int(np.prod(rest, dtype=np.int64)))
+    row_size = row_bytes(kind, math.prod(rest))
     if not row_size:
         raise CheckpointError(f"{path}: tensor {tensor.name}: expected rows of whole {kind} blocks, found {rest}")
     num_bytes = num_rows * row_size
-    if tensor.offset + num_bytes > path.stat().st_size:
+    if tensor.offset + num_bytes > file_bytes:
         raise CheckpointError(
-            f"{path}: tensor {tensor.name}: expected {num_bytes} bytes at {tensor.offset}, "
-            f"found a file of {path.stat().st_size}"
+            f"{path}: tensor {tensor.name}: the file is cut short: "
+            f"expected {num_bytes} bytes at {tensor.offset}, found a file of {file_bytes}"
         )
 
     def load(start: int, end: int) -> Tensor:
         num_bytes, offset = (end - start) * row_size, tensor.offset + start * row_size
-        stored = torch.from_numpy(np.fromfile(path, np.uint8, num_bytes, offset=offset))
-        if kind in FLOAT_TYPES:
-            return stored.view(FLOAT_TYPES[kind]).view(end - start, *rest)
-        return stored.view(end - start, row_size)
+        with reading(path, f"rows {start} to {end} of {tensor.name}"):
+            stored = torch.from_numpy(np.fromfile(path, np.uint8, num_bytes, offset=offset))
+            if kind in FLOAT_TYPES:
+                return stored.view(FLOAT_TYPES[kind]).view(end - start, *rest)
+            return stored.view(end - start, row_size)
 
-    return StoredTensor(
-        path, tensor.shape, kind, load, None if num_heads is None else rotary_order(num_rows, num_heads)
-    )
+    is_ordered = num_heads is None or num_rows % (2 * num_heads) != 0  # of another shape it will be refused
+    return StoredTensor(path, tensor.shape, kind, load, None if is_ordered else rotary_order(num_rows, num_heads or 1))
+
+
+def type_name(ggml_type: int) -> str:
+    """The type's name as in Q4_K, its number where it has none."""
+    from gguf import GGMLQuantizationType
+
+    try:
+        return str(GGMLQuantizationType(ggml_type).name)
+    except ValueError:
+        return str(ggml_type)
 
 
 def rotary_order(num_rows: int, num_heads: int) -> Tensor:
@@ -111,37 +137,39 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
     """The configuration that transformers would have in config.json."""
     family = metadata.get("general.architecture")
     if family not in ARCHITECTURES:
-        raise CheckpointError(f"{path}: general.architecture is {family!r}; supported: {', '.join(ARCHITECTURES)}")
-
-    def get(key: str, default: Any = None) -> Any:
-        value = metadata.get(f"{family}.{key}", default)
-        if value is None:
-            raise CheckpointError(f"{path}: expected {family}.{key} in the metadata, found none")
-        return value
-
-    if get("expert_count", 0):
-        raise CheckpointError(f"{path}: {family}.expert_count is {get('expert_count')}; supported: dense models")
-    num_heads, hidden_size = get("attention.head_count"), get("embedding_length")
-    head_dim = get("attention.key_length", hidden_size // num_heads)
-    if get("rope.dimension_count", head_dim) != head_dim:
+        raise CheckpointError(f"{path}: general.architecture is {shown(family)}; supported: {', '.join(ARCHITECTURES)}")
+    num_parts = Fields(metadata, str(path)).integer("split.count", 0, 1 << 16, 0)
+    if num_parts > 1:
         raise CheckpointError(
-            f"{path}: {family}.rope.dimension_count is {get('rope.dimension_count')}; supported: {head_dim}"
+            f"{path}: expected a whole model, found a split GGUF, one of {num_parts} files: "
+            "join them with llama.cpp's `llama-gguf-split --merge`"
         )
+    fields = Fields(metadata, str(path), f"{family}.")
+    if num_experts := fields.integer("expert_count", 0, 1 << 16, 0):
+        raise CheckpointError(f"{path}: {family}.expert_count is {num_experts}; supported: dense models")
+    num_heads = fields.integer("attention.head_count", 1, MAX_HEADS)
+    hidden_size = fields.integer("embedding_length", 1, MAX_HIDDEN_SIZE)
+    head_dim = fields.integer("attention.key_length", 1, MAX_HEAD_DIM, hidden_size // num_heads)
+    rotary_dim = fields.integer("rope.dimension_count", 0, MAX_HEAD_DIM, head_dim)
+    if rotary_dim != head_dim:
+        raise CheckpointError(f"{path}: {family}.rope.dimension_count is {rotary_dim}; supported: {head_dim}")
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointError(f"{path}: tensor token_embd.weight: expected, found none")
+    max_positions = fields.integer("context_length", 1, MAX_POSITIONS)
+    num_layers = fields.integer("block_count", 1, MAX_LAYERS)
     config = ModelConfig(
         vocab_size=embedding.shape[0],
         hidden_size=hidden_size,
-        intermediate_size=get("feed_forward_length"),
-        num_layers=get("block_count"),
+        intermediate_size=fields.integer("feed_forward_length", 1, MAX_INTERMEDIATE_SIZE),
+        num_layers=num_layers,
         num_heads=num_heads,
-        num_kv_heads=get("attention.head_count_kv", num_heads),
+        num_kv_heads=fields.integer("attention.head_count_kv", 1, MAX_HEADS, num_heads),
         head_dim=head_dim,
-        rms_norm_eps=get("attention.layer_norm_rms_epsilon"),
-        max_positions=get("context_length"),
-        rope_theta=get("rope.freq_base", 10000.0),
-        rope_scaling=rope_scaling(metadata, family, get("context_length"), path),
+        rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon", 0.0, 1.0),
+        max_positions=max_positions,
+        rope_theta=fields.number("rope.freq_base", *THETA_RANGE, 10000.0),
+        rope_scaling=rope_scaling(Fields(metadata, str(path), f"{family}.rope.scaling."), max_positions),
         tied_embeddings="output.weight" not in tensors,
         qkv_bias="blk.0.attn_q.bias" in tensors,
         output_bias="blk.0.attn_output.bias" in tensors,
@@ -152,27 +180,23 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
     return config
 
 
-def rope_scaling(metadata: Mapping[str, Any], family: str, context: int, path: Path) -> RopeScaling | None:
+def rope_scaling(fields: Fields, context: int) -> RopeScaling | None:
     """The scaling that the metadata describes; Llama 3's comes as the tensor rope_freqs.weight instead."""
-    rope = {
-        key.removeprefix(f"{family}.rope.scaling."): value
-        for key, value in metadata.items()
-        if key.startswith(f"{family}.rope.scaling.")
-    }
-    rope_type = rope.get("type", "none")
+    rope_type = fields.text("type", "none")
     if rope_type == "none":
         return None
     if rope_type not in ("linear", "yarn"):
-        raise CheckpointError(f"{path}: {family}.rope.scaling.type is {rope_type!r}; supported: none, linear, yarn")
-    original = rope.get("original_context_length") or context
-    factor = float(rope.get("factor") or context / original)
+        raise fields.error("type", "none, linear or yarn")
+    original = fields.integer("original_context_length", 0, MAX_POSITIONS, 0) or context
+    factor = fields.number("factor", 0.0, FACTOR_RANGE[1], 0.0) or context / original
+    attention_factor = fields.number("attn_factor", *FACTOR_RANGE, 1.0)
     return RopeScaling(
         rope_type=rope_type,
         factor=factor,
         original_max_positions=original,
-        beta_fast=rope.get("yarn_beta_fast", 32.0),
-        beta_slow=rope.get("yarn_beta_slow", 1.0),
-        attention_factor=rope.get("attn_factor", 1.0) * yarn_attention_factor({}, factor)
+        beta_fast=fields.number("yarn_beta_fast", *FACTOR_RANGE, 32.0),
+        beta_slow=fields.number("yarn_beta_slow", *FACTOR_RANGE, 1.0),
+        attention_factor=attention_factor * yarn_attention_factor(Fields({}, ""), factor)
         if rope_type == "yarn"
         else 1.0,
     )

@@ -55,7 +55,7 @@ class MathProcesses:
                 process.kill()
 
     def __del__(self) -> None:
-        for process in self._all:
+        for process in getattr(self, "_all", ()):  # not there if what it takes isn't installed
             process.kill()
             process.wait()
 

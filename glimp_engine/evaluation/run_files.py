@@ -44,8 +44,13 @@ class RunFiles:
         timings = read_jsonl(directory / "timings.jsonl", check_timing)
         branches = read_jsonl(directory / "branches.jsonl", check_branch)
         refused = read_jsonl(directory / "problems_refused.jsonl", check_refused)
+        if not results:
+            raise ConfigError(f"{directory / 'results.jsonl'}: expected a line for each answer, found none")
         if len(results) != len(timings):
-            raise ConfigError(f"{directory}: {len(results)} results and {len(timings)} timings; expected as many")
+            raise ConfigError(
+                f"{directory / 'timings.jsonl'}: expected as many lines as results.jsonl has, {len(results)}; "
+                f"found {len(timings)}"
+            )
         return cls(settings, results, timings, branches, refused)
 
     @cached_property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from glimp_engine.errors import ConfigError
+from glimp_engine.evaluation.router_list import check_spec
 
 __all__ = [
     "check_branch",
@@ -47,7 +48,7 @@ BRANCH: Kinds = {
     "rest": str,
     "num_right": int,
 }
-SETTINGS: Kinds = {"problems": str, "num_problems": int, "repeats": int}
+SETTINGS: Kinds = {"fingerprints": dict, "small": str, "problems": str, "num_problems": int, "repeats": int}
 KEYS = {"answer": (str, str, int, str), "branch": (str, str, int, int, str)}
 
 
@@ -96,6 +97,10 @@ def check_entry(entry: Line) -> None:
 
 def check_result(result: Line) -> None:
     expect(result, RESULT, "result")
+    try:
+        check_spec(result["router"])
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
     for number, step in enumerate(result["steps"]):
         if not isinstance(step, dict):
             raise ValueError(f"steps[{number}] is {kind_of(step)}; expected an object")
@@ -119,6 +124,9 @@ def check_refused(line: Line) -> None:
 def check_settings_of(settings: Line) -> None:
     """What the report and the table say of a run."""
     expect(settings, SETTINGS, "the file")
+    for model in ("small", *(["large"] if "large" in settings else [])):
+        expect(settings, {model: str}, "the file")
+        expect(settings["fingerprints"], {model: str}, "fingerprints")
 
 
 def expect(line: Line, kinds: Kinds, name: str) -> None:

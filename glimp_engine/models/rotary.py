@@ -9,19 +9,25 @@ from glimp_engine.checkpoints import ModelConfig, RopeScaling
 
 __all__ = ["cos_sin_table"]
 
+POSITIONS_AT_ONCE = 1 << 15
+
 
 def cos_sin_table(config: ModelConfig, device: torch.device, freq_factors: Tensor | None = None) -> Tensor:
     """cos and sin of every position's rotation angles.
 
     Shapes: [max_positions, 2, D / 2] fp32; the angles are computed in float32, as the models were trained.
             freq_factors [D / 2]: divisors of the frequencies, as GGUF files carry them.
+    Cost:   4 * max_positions * D bytes, and little more while it's made.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     inv_freq = scale_frequencies(1.0 / (config.rope_theta**exponents), config)
     if freq_factors is not None:
         inv_freq = inv_freq / freq_factors
-    angles = torch.outer(torch.arange(config.max_positions).float(), inv_freq)
-    table = torch.stack([angles.cos(), angles.sin()], dim=1)
+    table = torch.empty(config.max_positions, 2, config.head_dim // 2)
+    for start in range(0, config.max_positions, POSITIONS_AT_ONCE):
+        part = table[start : start + POSITIONS_AT_ONCE]
+        angles = torch.outer(torch.arange(start, start + len(part)).float(), inv_freq)
+        part[:, 0], part[:, 1] = angles.cos(), angles.sin()
     if config.rope_scaling is not None:
         table *= config.rope_scaling.attention_factor
     return table.to(device)

@@ -9,12 +9,15 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from glimp_engine.checkpoints import Fields, reading
 from glimp_engine.errors import CheckpointError
+from glimp_engine.text.tokenizer_json import MAX_ADDED_TOKENS
 
 __all__ = ["CONTROL", "UNUSED", "USER_DEFINED", "build_gguf_tokenizer"]
 
 # Values of tokenizer.ggml.token_type
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+MAX_SQUARED_CHARS = 1 << 28  # transformers looks for merges in every cut of every token; 150,000 have 7 million
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,21 +35,33 @@ def build_gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Tokenizer:
     Cost:   about 0.5 s for 150,000 tokens where the cut is known here; else transformers' own reading, about 10 s.
     Raises: CheckpointError if a key is missing or the kind of tokenizer can't be read.
     """
-    for key in ("model", "tokens", "token_type"):
-        if f"tokenizer.ggml.{key}" not in metadata:
-            raise CheckpointError(f"{path}: expected tokenizer.ggml.{key} in the metadata, found none")
+    fields = Fields(metadata, str(path), "tokenizer.ggml.")
+    tokens, kinds = fields.texts("tokens"), fields.integers("token_type")
+    if len(kinds) != len(tokens):
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.token_type: expected one for each of {len(tokens)} tokens, found {len(kinds)}"
+        )
+    num_added = sum(kind in (CONTROL, USER_DEFINED) for kind in kinds)
+    if num_added > MAX_ADDED_TOKENS:
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.token_type: expected at most {MAX_ADDED_TOKENS} special tokens, found {num_added}"
+        )
+    if sum(len(token) ** 2 for token in tokens) > MAX_SQUARED_CHARS:
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.tokens: expected words, found one of {max(map(len, tokens))} characters"
+        )
     known = (*_QWEN, *_LLAMA3, *_SINGLE_DIGITS, *_GPT2)
-    is_known = metadata["tokenizer.ggml.model"] == "gpt2" and metadata.get("tokenizer.ggml.pre") in known
-    return _byte_level_bpe(metadata, path) if is_known else _as_transformers_reads_it(path)
+    pre = fields.text("pre", "")
+    if fields.text("model") != "gpt2" or pre not in known:
+        return _as_transformers_reads_it(path)
+    tokenizer = _byte_level_bpe(fields, tokens, kinds, pre)
+    _add_begin_token(tokenizer, fields, tokens, pre)
+    return tokenizer
 
 
-def _byte_level_bpe(metadata: dict[str, Any], path: Path) -> Tokenizer:
-    tokens, kinds = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    pre = metadata["tokenizer.ggml.pre"]
-    if "tokenizer.ggml.merges" not in metadata:
-        raise CheckpointError(f"{path}: expected tokenizer.ggml.merges in the metadata, found none")
+def _byte_level_bpe(fields: Fields, tokens: list[str], kinds: list[int], pre: str) -> Tokenizer:
     vocabulary = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED}
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in fields.texts("merges"))]
     # Llama 3 was trained with whole words taken from the vocabulary before any merge.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in _LLAMA3))
     if pre == "qwen2":
@@ -60,7 +75,6 @@ def _byte_level_bpe(metadata: dict[str, Any], path: Path) -> Tokenizer:
             if kind in (CONTROL, USER_DEFINED)
         ]
     )
-    _add_begin_token(tokenizer, metadata)
     return tokenizer
 
 
@@ -81,12 +95,12 @@ def _cut(pre: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _add_begin_token(tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
+def _add_begin_token(tokenizer: Tokenizer, fields: Fields, tokens: list[str], pre: str) -> None:
     """Put the begin token before every prompt where the file says so; Llama 3 does when the file says nothing."""
-    begin_id = metadata.get("tokenizer.ggml.bos_token_id")
-    if begin_id is None or not metadata.get("tokenizer.ggml.add_bos_token", metadata["tokenizer.ggml.pre"] in _LLAMA3):
+    if "bos_token_id" not in fields or not fields.flag("add_bos_token", pre in _LLAMA3):
         return
-    token = metadata["tokenizer.ggml.tokens"][begin_id]
+    begin_id = fields.integer("bos_token_id", 0, len(tokens) - 1)
+    token = tokens[begin_id]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{token} $A", pair=None, special_tokens=[(token, begin_id)]
     )
@@ -95,10 +109,8 @@ def _add_begin_token(tokenizer: Tokenizer, metadata: dict[str, Any]) -> None:
 def _as_transformers_reads_it(path: Path) -> Tokenizer:
     from transformers import AutoTokenizer  # takes 1.5 s, and most files don't need it
 
-    try:
+    with reading(path, "a tokenizer that transformers can read"):
         loaded = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise CheckpointError(f"{path}: expected a tokenizer that transformers can read ({error})") from error
     backend = loaded.backend_tokenizer
     assert isinstance(backend, Tokenizer)
     return backend

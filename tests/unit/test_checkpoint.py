@@ -178,7 +178,7 @@ def test_broken_files_are_named(path, damage, parts):
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "architectures is ['GPT2LMHeadModel']; supported: LlamaForCausalLM"),
         ({"architectures": "absent"}, "architectures is None; supported:"),
-        ({"hidden_size": "absent"}, "hidden_size is None; expected a positive integer"),
+        ({"hidden_size": "absent"}, "hidden_size: expected an integer from 1 to"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0; expected"),
         ({"num_attention_heads": "4"}, "num_attention_heads is '4'; expected"),
         ({"vocab_size": True}, "vocab_size is True; expected"),

@@ -235,10 +235,14 @@ def test_the_header_is_what_the_gguf_package_reads(tmp_path):
         ({}, {"blk.2.attn_q.weight": np.ones(3, np.float32)}, "model.layers.2.self_attn.q_proj.weight: expected none"),
         ({}, {"strange": np.ones(3, np.float32)}, "tensor strange: expected none of this name, found shape (3,)"),
         ({}, {QUERY: np.ones((64, 64), np.float64)}, f"tensor {QUERY}: type is F64; supported: F32, F16"),
-        ({"qwen2.context_length": None}, {}, "expected qwen2.context_length in the metadata, found none"),
+        (
+            {"qwen2.context_length": None},
+            {},
+            "qwen2.context_length: expected an integer from 1 to 16777216, found none",
+        ),
         ({"qwen2.attention.head_count_kv": 3}, {}, "num_key_value_heads is 3; expected a divisor of 4"),
         ({"qwen2.rope.dimension_count": 8}, {}, "qwen2.rope.dimension_count is 8; supported: 16"),
-        ({"qwen2.rope.scaling.type": "longrope"}, {}, "rope.scaling.type is 'longrope'; supported: none, linear, yarn"),
+        ({"qwen2.rope.scaling.type": "longrope"}, {}, "rope.scaling.type is 'longrope'; expected none, linear or yarn"),
     ],
 )
 def test_what_would_give_wrong_tokens_is_refused(tmp_path, metadata, tensors, message):
@@ -252,8 +256,8 @@ def test_what_would_give_wrong_tokens_is_refused(tmp_path, metadata, tensors, me
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"tokenizer.ggml.tokens": None}, "expected tokenizer.ggml.tokens in the metadata, found none"),
-        ({"tokenizer.ggml.merges": None}, "expected tokenizer.ggml.merges in the metadata, found none"),
+        ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens: expected a list of strings, found none"),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges: expected a list of strings, found none"),
         ({"tokenizer.ggml.model": "rwkv"}, "expected a tokenizer that transformers can read"),
     ],
 )
