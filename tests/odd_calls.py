@@ -247,7 +247,6 @@ LINES = {
             "loop.parquet",
             "empty.txt",
             "no_answer.jsonl",
-            "surrogate.jsonl",
             "~nobody-there/x.jsonl",
             "/dev/null",
         )

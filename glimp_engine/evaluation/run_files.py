@@ -51,7 +51,19 @@ class RunFiles:
                 f"{directory / 'timings.jsonl'}: expected as many lines as results.jsonl has, {len(results)}; "
                 f"found {len(timings)}"
             )
-        return cls(settings, results, timings, branches, refused)
+        found = cls(settings, results, timings, branches, refused)
+        found.check_problems(directory / "results.jsonl")
+        return found
+
+    def check_problems(self, path: Path) -> None:
+        """Raise ConfigError unless each router has answered the same problems."""
+        problems = {result["problem"] for result in self.results}
+        for router in self.routers:
+            missing = problems - {result["problem"] for result in self.results if result["router"] == router}
+            if missing:
+                raise ConfigError(
+                    f"{path}: expected all problems for each router, found no {min(missing)} for {router}"
+                )
 
     @cached_property
     def routers(self) -> list[str]:

@@ -100,7 +100,7 @@ def check_result(result: Line) -> None:
     try:
         check_spec(result["router"])
     except ConfigError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"router is {result['router']!r}: {error}") from None
     for number, step in enumerate(result["steps"]):
         if not isinstance(step, dict):
             raise ValueError(f"steps[{number}] is {kind_of(step)}; expected an object")
@@ -126,7 +126,10 @@ def check_settings_of(settings: Line) -> None:
     expect(settings, SETTINGS, "the file")
     for model in ("small", *(["large"] if "large" in settings else [])):
         expect(settings, {model: str}, "the file")
-        expect(settings["fingerprints"], {model: str}, "fingerprints")
+        try:
+            expect(settings["fingerprints"], {model: str}, "it")
+        except ValueError as error:
+            raise ValueError(f"fingerprints: {error}") from None
 
 
 def expect(line: Line, kinds: Kinds, name: str) -> None:

@@ -47,7 +47,6 @@ def world(tmp_path_factory):
         for suffix in ("json", "jsonl"):
             (root / f"{name}.{suffix}").write_text(text)
     (root / "wide.csv").write_text(f"id,problem,answer\n1,{'x' * 200_000},c\n")
-    (root / "surrogate.jsonl").write_text('{"problem": "\\ud800", "answer": "1"}\n')
     (root / "no_answer.jsonl").write_text('{"problem": "a"}\n')
     (root / "rows.json").write_text("[1, null]")
     (root / "empty_run").mkdir()
