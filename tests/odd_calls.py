@@ -103,18 +103,10 @@ LINES = {
     # models
     **{
         f"run --small {path} hi": [path]
-        for path in (
-            "absent",
-            "~nobody-there/x",
-            "directory.txt",
-            "empty.txt",
-            "empty.gguf",
-            "loop.gguf",
-            "a/b/c",
-            "/dev/null",
-            "/dev/null/x",
-            "problems.jsonl/x",
-        )
+        for path in """
+            absent ~nobody-there/x directory.txt empty.txt empty.gguf loop.gguf a/b/c /dev/null
+            /dev/null/x problems.jsonl/x
+        """.split()
     },
     "run --small '' hi": ["--small", "''"],
     "run --small {small} --large '' hi": ["--large", "''"],
@@ -125,21 +117,10 @@ LINES = {
     # routing files
     **{
         f"{RUN} --routing {path}": [path]
-        for path in (
-            "absent.json",
-            "directory.json",
-            "empty.json",
-            "bytes.json",
-            "loop.json",
-            "list.json",
-            "number.json",
-            "null.json",
-            "word.json",
-            "deep.json",
-            "answer.json",
-            "/dev/null",
-            "/dev/null/x",
-        )
+        for path in """
+            absent.json directory.json empty.json bytes.json loop.json list.json number.json null.json
+            word.json deep.json answer.json /dev/null /dev/null/x
+        """.split()
     },
     f"{RUN} --routing ''": ["--routing", "''"],
     f"{RUN} --routing {LONG}": ["--routing", "long"],
@@ -148,20 +129,10 @@ LINES = {
     # trace
     **{
         f"trace {path} -o page.html": [path]
-        for path in (
-            "absent.json",
-            "directory.json",
-            "empty.json",
-            "bytes.json",
-            "loop.json",
-            "list.json",
-            "number.json",
-            "null.json",
-            "word.json",
-            "deep.json",
-            "routing.json",
-            "~nobody-there/x",
-        )
+        for path in """
+            absent.json directory.json empty.json bytes.json loop.json list.json number.json null.json
+            word.json deep.json routing.json ~nobody-there/x
+        """.split()
     },
     "trace '' -o page.html": ["run", "''"],
     f"trace {LONG} -o page.html": ["long"],
@@ -220,6 +191,7 @@ LINES = {
     # eval: problems, words
     **{
         f"eval {path} {PAIR} --out unused": [path]
+<<<<<<< HEAD
         for path in (
             "absent.jsonl",
             "directory.jsonl",
@@ -250,6 +222,14 @@ LINES = {
             "~nobody-there/x.jsonl",
             "/dev/null",
         )
+=======
+        for path in """
+            absent.jsonl directory.jsonl empty.jsonl bytes.jsonl loop.jsonl list.jsonl number.jsonl
+            deep.jsonl empty.json bytes.json list.json number.json null.json word.json deep.json
+            rows.json empty.csv bytes.csv wide.csv loop.csv empty.tsv empty.parquet bytes.parquet
+            loop.parquet empty.txt no_answer.jsonl surrogate.jsonl ~nobody-there/x.jsonl /dev/null
+        """.split()
+>>>>>>> cli
     },
     f"eval '' {PAIR} --out unused": ["problems", "''"],
     f"eval {LONG}.jsonl {PAIR} --out unused": ["problems", "long"],

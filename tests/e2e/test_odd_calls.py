@@ -1,6 +1,7 @@
 """Odd calls of `glimp`: each ends in one line on stderr that says what was wrong, and never in a traceback."""
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -8,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
-from pathlib import Path
 
 import pytest
 from odd_calls import CALLS, JOURNALS, PROMPTS, RESULTS, ROUTINGS, RUNS, SETTINGS, TIMINGS, TRACES
@@ -328,7 +329,11 @@ def test_a_bad_status_though_stderr_is_closed():
 @pytest.mark.slow
 def test_an_interrupt_from_outside():
     process = start(["run", "--small", str(SMALL)], stdin=subprocess.PIPE)
-    time.sleep(6)  # by then it reads its stdin
+    process.stdin.write(b"half a prompt")
+    process.stdin.flush()
+    while int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder):  # bytes not yet read
+        assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.decode()) == (130, "glimp: interrupted\n")
@@ -338,4 +343,3 @@ def test_the_table_is_as_long_as_it_should_be():
     tables = (CALLS, PROMPTS * 2, ROUTINGS, TRACES, SETTINGS, RESULTS, TIMINGS, RUNS * 4)
     assert sum(map(len, tables)) >= 190
     assert len({str(call) for call, _ in CALLS}) == len(CALLS)
-    assert Path(__file__).with_name("test_cli.py").exists()
