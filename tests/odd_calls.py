@@ -191,45 +191,12 @@ LINES = {
     # eval: problems, words
     **{
         f"eval {path} {PAIR} --out unused": [path]
-<<<<<<< HEAD
-        for path in (
-            "absent.jsonl",
-            "directory.jsonl",
-            "empty.jsonl",
-            "bytes.jsonl",
-            "loop.jsonl",
-            "list.jsonl",
-            "number.jsonl",
-            "deep.jsonl",
-            "empty.json",
-            "bytes.json",
-            "list.json",
-            "number.json",
-            "null.json",
-            "word.json",
-            "deep.json",
-            "rows.json",
-            "empty.csv",
-            "bytes.csv",
-            "wide.csv",
-            "loop.csv",
-            "empty.tsv",
-            "empty.parquet",
-            "bytes.parquet",
-            "loop.parquet",
-            "empty.txt",
-            "no_answer.jsonl",
-            "~nobody-there/x.jsonl",
-            "/dev/null",
-        )
-=======
         for path in """
             absent.jsonl directory.jsonl empty.jsonl bytes.jsonl loop.jsonl list.jsonl number.jsonl
             deep.jsonl empty.json bytes.json list.json number.json null.json word.json deep.json
             rows.json empty.csv bytes.csv wide.csv loop.csv empty.tsv empty.parquet bytes.parquet
-            loop.parquet empty.txt no_answer.jsonl surrogate.jsonl ~nobody-there/x.jsonl /dev/null
+            loop.parquet empty.txt no_answer.jsonl ~nobody-there/x.jsonl /dev/null
         """.split()
->>>>>>> cli
     },
     f"eval '' {PAIR} --out unused": ["problems", "''"],
     f"eval {LONG}.jsonl {PAIR} --out unused": ["problems", "long"],

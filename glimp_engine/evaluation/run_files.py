@@ -61,9 +61,7 @@ class RunFiles:
         for router in self.routers:
             missing = problems - {result["problem"] for result in self.results if result["router"] == router}
             if missing:
-                raise ConfigError(
-                    f"{path}: expected all problems for each router, found no {min(missing)} for {router}"
-                )
+                raise ConfigError(f"{path}: expected all problems of each router, found no {min(missing)} for {router}")
 
     @cached_property
     def routers(self) -> list[str]:

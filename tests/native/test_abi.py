@@ -1,6 +1,7 @@
 """The C ABI as an embedder meets it: codes, not crashes."""
 
 import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -144,6 +145,7 @@ print(code, library.glimp_error_string(code).decode(), bool(cpu))
 """
 
 
+@pytest.mark.skipif("GLIMP_LIBRARY" in os.environ, reason="a sanitizer takes all of the address space")
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")
 def test_threads_that_cannot_be_made_are_an_error_code():
     done = subprocess.run([sys.executable, "-c", SCARCE], capture_output=True, text=True, timeout=60, check=False)
