@@ -84,6 +84,8 @@ def run_prompts(options: argparse.Namespace) -> RunFiles:
         "large": options.large,
         "fingerprints": {name: fingerprint(locate(getattr(options, name))) for name in ("small", "large")},
         "problems": str(options.prompts),
+        "num_problems": len(problems),
+        "repeats": 1,
     }
     sampling = SamplingParams(temperature=0.6, top_p=0.95, seed=0, max_tokens=options.max_tokens)
     with tempfile.TemporaryDirectory() as directory:
