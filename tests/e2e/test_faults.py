@@ -1,12 +1,5 @@
 """A request's fault is its own: routers, prompts and invariants that fail end what they concern, and no more."""
 
-import gc
-import os
-import subprocess
-import sys
-import threading
-import weakref
-
 import pytest
 import torch
 from tiny_requests import GREEDY, check_pages, routing, token_ids
@@ -14,7 +7,6 @@ from tiny_requests import GREEDY, check_pages, routing, token_ids
 from glimp_engine import (
     ConfigError,
     Engine,
-    EngineError,
     Finish,
     GlimpRouter,
     Model,
@@ -285,136 +277,6 @@ def test_forks_are_born_over_several_ticks(small_path, large_path):
     assert token_ids(outputs) == token_ids(expected)
     assert [completion.index for completion in outputs[0].outputs] == list(range(40))
     check_pages(narrow)
-
-
-# Events belong to their request; streams that nobody reads.
-
-
-def test_a_stream_that_is_closed_or_lost_before_its_first_event_is_aborted(engine):
-    stream = engine.stream(PROMPT, GREEDY)
-    assert engine.stats().num_waiting == 1
-    stream.close()
-    assert engine.stats().num_waiting == 0
-    stream = engine.stream(PROMPT, GREEDY)
-    del stream
-    assert engine.stats().num_waiting == 0
-    assert engine.advance() == []
-    check_pages(engine)
-
-
-def test_a_stream_that_is_lost_within_a_tick_is_aborted_by_the_next(engine):
-    streams = [engine.stream(PROMPT, GREEDY)]
-
-    class Careless(Plain):
-        def decide(self, glimpse, context):
-            streams.clear()
-            return Model.SMALL
-
-    alone(engine, Careless())
-    engine.advance()
-    check_pages(engine)
-
-
-def test_advance_takes_no_events_of_a_stream(engine):
-    expected = token_ids(alone(engine, SmallOnly()))
-    stream = engine.stream(PROMPT, GREEDY, routing(SmallOnly()))
-    engine.add_request("other", "x", GREEDY, routing(SmallOnly()))
-    mine = [next(stream)]
-    others = [event for _ in range(60) for event in engine.advance()]
-    mine += list(stream)
-    assert {event.request_id for event in others} == {"other"}
-    assert token_ids([mine[-1].output]) == expected
-    assert len({event.request_id for event in mine}) == 1
-    check_pages(engine)
-
-
-def test_generate_leaves_other_requests_their_events(engine):
-    engine.add_request("other", "x", GREEDY, routing(SmallOnly()))
-    alone(engine)
-    events = []
-    while engine.has_unfinished():
-        events += engine.advance()
-    assert {event.request_id for event in events} == {"other"}
-    assert sum(isinstance(event, Finish) for event in events) == 1
-
-
-# Threads, processes, memory.
-
-
-def test_two_threads_at_once_are_told(engine):
-    expected, errors, inside, go_on = token_ids(alone(engine)), [], threading.Event(), threading.Event()
-
-    class Waiting(Plain):
-        def decide(self, glimpse, context):
-            inside.set()
-            go_on.wait(10)
-            return Model.SMALL
-
-    engine.add_request("a", PROMPT, GREEDY, routing(Waiting()))
-    ticking = threading.Thread(target=engine.advance)
-    ticking.start()
-    inside.wait(10)
-    for call in (engine.advance, lambda: engine.add_request("b", PROMPT), lambda: engine.abort("a")):
-        with pytest.raises(EngineError, match="the engine is used from two threads at once"):
-            call()
-    go_on.set()
-    ticking.join()
-    assert not errors
-    engine.abort("a")
-    engine.advance()
-    assert token_ids(alone(engine)) == expected
-    check_pages(engine)
-
-
-def test_a_router_that_calls_the_engine_ends_its_request(engine):
-    class Meddling(Plain):
-        def decide(self, glimpse, context):
-            engine.add_request("mine", "x")
-
-    (output,) = alone(engine, Meddling())
-    assert "the engine is used from its own tick, by a router" in output.error
-    check_pages(engine)
-
-
-FORKED = """
-import os, sys
-from glimp_engine import Engine, EngineError, SamplingParams
-engine = Engine(*sys.argv[1:3], kv_cache_bytes=1 << 20, device="cpu", num_threads=2)
-generate = lambda: engine.generate("How many?", SamplingParams(temperature=0, max_tokens=5), use_tqdm=False)
-generate()
-child = os.fork()
-try:
-    generate()
-    print("done in the parent" if child else "done in the child", flush=True)
-except EngineError as error:
-    print(error, flush=True)
-if child:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_is_told_and_ends(small_path, large_path):
-    command = [sys.executable, "-c", FORKED, str(small_path), str(large_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "done in the parent" in done.stdout
-    assert "allowed: an engine made there" in done.stdout
-    assert "done in the child" not in done.stdout
-
-
-def test_an_engine_is_given_back_without_the_garbage_collector(small_path, large_path):
-    engine = Engine(small_path, large_path, **OPTIONS)
-    alone(engine)
-    list(engine.stream(PROMPT, GREEDY))
-    dropped = weakref.ref(engine), weakref.ref(engine._loop.runners[0].kv)
-    gc.collect()
-    gc.disable()
-    try:
-        del engine
-        assert [each() for each in dropped] == [None, None]
-    finally:
-        gc.enable()
 
 
 # Time that grows.
