@@ -18,7 +18,7 @@ from glimp_engine.evaluation.containment import LEVELS, Containment, find_contai
 
 FAULTS = {level: Containment(level).fault() for level in LEVELS}
 CONTAINED = [level for level in LEVELS if level != "limits"]
-MARK = "glimp-test-outlives"
+MARK = f"glimp-test-outlives-{os.getpid()}"  # tests run side by side: each worker looks for its own
 
 
 def run(level, code, *arguments, given=b"", seconds=2.0):
