@@ -21,6 +21,7 @@ from serve import serve
 from glimp_engine import Engine, Finish, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly
 from glimp_engine.kernels import Attention
 from glimp_engine.models.kv_store import KVStore
+from glimp_engine.text.messages import Chat
 
 PAGE_SIZE = 16
 LOGIT_ROWS = 128  # of logits at every position made by one forward: 78 MB of Qwen2.5's vocabulary
@@ -79,7 +80,7 @@ class Ours:
     def encode(self, text: str, is_chat: bool = False) -> dict[str, Any]:
         """The ids of a text, or of a user's message as the model's chat template has it."""
         if is_chat:
-            return {"token_ids": self.text.encode_chat([{"role": "user", "content": text}])}
+            return {"token_ids": self.text.encode_chat(Chat([{"role": "user", "content": text}]))}
         return {"token_ids": self.text.encode(text, allow_special=False)}
 
     def prefill(self, token_ids: list[int]) -> dict[str, Any]:

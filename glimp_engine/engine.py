@@ -41,6 +41,7 @@ from glimp_engine.sequences import (
     make_request,
     make_streams,
     one_for_each,
+    read_prompt,
 )
 
 __all__ = ["Engine"]
@@ -141,10 +142,12 @@ class Engine:
     ) -> list[RequestOutput]:
         """The finished outputs, in the order of the prompts.
 
-        A prompt is text, token ids of the small model, or chat messages; parameters are one for all or one for each.
+        A prompt is text, token ids of the small model, chat messages, or a dict with `prompt`, `prompt_token_ids` or
+        `messages` (with which `tools`, `documents`, `chat_template_kwargs`, `add_generation_prompt`,
+        `continue_final_message` and `parse_special` may stand). Parameters are one for all or one for each.
         A prompt that can't be run gives an output with finish reason `error` and harms no other.
 
-        Raises: ConfigError when there are not as many parameters as prompts.
+        Raises: RequestError when the prompts are no list; ConfigError when there are not as many parameters as prompts.
         """
         each = list_prompts(prompts)
         sampling_of = one_for_each("sampling", sampling, len(each))
@@ -259,11 +262,13 @@ class Engine:
         if len(self._loop.runners) == 1 and routing.needs.only is not Model.SMALL:
             raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
         with self._guard:
-            streams = make_streams(prompt, self._dictionary, self._loop.pool, self.max_model_len)
+            read = read_prompt(prompt, routing)
+            thinks = routing.max_thinking_tokens > 0
+            streams = make_streams(read, self._dictionary, self._loop.pool, self.max_model_len, thinks)
             request = make_request(
                 request_id,
                 self._num_requests,
-                prompt if isinstance(prompt, str) else None,
+                read if isinstance(read, str) else None,
                 streams,
                 self._dictionary.texts,
                 sampling,

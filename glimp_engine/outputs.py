@@ -34,7 +34,8 @@ class Phase(StrEnum):
 class FinishReason(StrEnum):
     """Why the thinking or the sequence ended."""
 
-    STOP = "stop"  # an end token, a stop string; for the thinking: </think>
+    STOP = "stop"  # an end token, a stop string; for the thinking: its end mark, as </think>
+    UNCLOSED = "unclosed"  # the thinking only: the output ended, by an end token or a stop string, without that mark
     LENGTH = "length"  # max_tokens, the answer's budget, or the context
     THINKING_BUDGET = "thinking_budget"
     REPEATED_STEP = "repeated_step"

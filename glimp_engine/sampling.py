@@ -27,7 +27,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
-    stop: tuple[str, ...] | list[str] | str = ()
+    stop: tuple[str, ...] | list[str] | str | None = ()
     n: int = 1
     max_tokens: int | None = None  # None: as many as the budgets of RoutingParams allow
     logprobs: int | None = None  # how many of the most likely tokens to report beside each token
@@ -49,7 +49,7 @@ class SamplingParams:
             check_integer("max_tokens", self.max_tokens, 1)
         if self.logprobs is not None:
             check_integer("logprobs", self.logprobs, 0, 20)
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        stop = (self.stop,) if isinstance(self.stop, str) else () if self.stop is None else self.stop
         if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
             raise ConfigError(f"stop is {self.stop!r}; allowed: a string or a list of strings, none of them empty")
         if len(stop) > MAX_STOPS or any(len(s) > MAX_STOP_CHARS for s in stop):

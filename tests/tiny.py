@@ -8,14 +8,17 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from glimp_engine import LoadedModel
 from glimp_engine.checkpoints.config import ModelConfig
 from glimp_engine.models.kv_store import KVLayout
+from glimp_engine.text.chat import ChatFormat
 from glimp_engine.text.tokenizer import Text
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# a template of a model that thinks: it knows where thinking ends, and leaves it to the model to begin
-THINKING_TEMPLATE = CHAT_TEMPLATE + "{# earlier thinking, up to </think>, is left out #}"
+# a template of a model that thinks unless it is told not to, and begins to by itself
+THINKING_TEMPLATE = (
+    CHAT_TEMPLATE + "{% if add_generation_prompt and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
 WORDS = [f" w{i}" for i in range(40)] + [f" w{i}.\n\n" for i in range(30)] + ["\n\n", ".\n\n"]
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
 THINKING = ["<think>", "</think>"]
@@ -36,7 +39,12 @@ def make_tokenizer(special=(*SPECIAL, *THINKING), words=tuple(WORDS), template=C
 
 def make_text(**options):
     tokenizer = make_tokenizer(**options)
-    return Text(tokenizer.backend_tokenizer, tokenizer, len(tokenizer), [tokenizer.eos_token_id])
+    return Text(tokenizer.backend_tokenizer, chat_format(tokenizer), len(tokenizer), [tokenizer.eos_token_id])
+
+
+def chat_format(tokenizer):
+    """What a tokenizer of transformers knows of chats."""
+    return ChatFormat(tokenizer.chat_template, tokenizer.special_tokens_map)
 
 
 def save_checkpoint(directory, tokenizer, seed, num_layers=2, hidden_size=32, heads=(4, 2)):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from timing import DEVICE, IS_REHEARSAL
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from glimp_engine import LoadedModel
@@ -13,6 +12,7 @@ from glimp_engine.checkpoints.config import ModelConfig
 from glimp_engine.checkpoints.tensors import expected_tensors
 from glimp_engine.kernels import Attention, Ops, Sampling
 from glimp_engine.models.decoder import Decoder
+from glimp_engine.text.chat import ChatFormat
 from glimp_engine.text.tokenizer import Text
 
 PAGE_SIZE = 16
@@ -86,7 +86,7 @@ def make_text(vocab_size: int) -> Text:
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return Text(tokenizer, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), vocab_size, [])
+    return Text(tokenizer, ChatFormat(), vocab_size, [])
 
 
 def make_loaded(shape: Shape, ops: Ops, text: Text, seed: int = 0) -> LoadedModel:

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from glimp_engine.cli.engine_options import add_engine_options, make_engine
-from glimp_engine.cli.numbers import integer_from
 from glimp_engine.cli.paths import check_writable, file_path, writing
+from glimp_engine.cli.values import integer_from
 from glimp_engine.errors import ConfigError
 from glimp_engine.evaluation.calibrate import KINDS, Proposal, parse_target, propose
 from glimp_engine.evaluation.graders import ExactGrader

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from glimp_engine.cli.numbers import integer_from
 from glimp_engine.cli.show import show
+from glimp_engine.cli.values import integer_from
 from glimp_engine.demo_pair import LARGE, ROUTING, SMALL, TEST
 from glimp_engine.load import load_router
 from glimp_engine.outputs import RequestOutput

@@ -3,13 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from glimp_engine.cli.numbers import integer
 from glimp_engine.cli.paths import model_source
+from glimp_engine.cli.values import integer, json_object
 
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine
 
-__all__ = ["add_engine_options", "make_engine"]
+__all__ = ["add_chat_options", "add_engine_options", "make_engine"]
 
 
 def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
@@ -25,6 +25,18 @@ def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True
     parser.add_argument("--ops", default="auto")
     parser.add_argument("--quantization", help="int8 or int4: quantise float weights when they are loaded")
     parser.add_argument("--num-threads", type=integer, help="of the native ops; PyTorch's number if it isn't given")
+
+
+def add_chat_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is told to both models' chat templates, and how long they may think."""
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="variables of the chat templates, as '{\"enable_thinking\": false}'",
+    )
+    parser.add_argument("--max-thinking-tokens", type=integer, default=8192, help="then it is ended; 0: no thinking")
 
 
 def make_engine(options: argparse.Namespace, **more: Any) -> "Engine":

@@ -9,9 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from glimp_engine.cli.engine_options import add_engine_options, make_engine
-from glimp_engine.cli.numbers import integer, integer_from, number
+from glimp_engine.cli.engine_options import add_chat_options, add_engine_options, make_engine
 from glimp_engine.cli.paths import file_path, make_directory
+from glimp_engine.cli.values import integer, integer_from, number
 from glimp_engine.errors import ConfigError
 from glimp_engine.evaluation.graders import GRADERS, Grader, make_grader
 from glimp_engine.evaluation.presets import PRESETS, find_preset, rows_of_preset
@@ -70,7 +70,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--top-p", type=number, default=0.95)
     parser.add_argument("--seed", type=integer, default=0)
     parser.add_argument("--max-tokens", type=integer, help="of the whole output")
-    parser.add_argument("--max-thinking-tokens", type=integer, default=8192)
+    add_chat_options(parser)
     parser.add_argument("--max-step-tokens", type=integer, default=512)
     parser.add_argument("--max-answer-tokens", type=integer, help="max_tokens or 2048 if it isn't given")
 
@@ -98,6 +98,7 @@ def command(options: argparse.Namespace) -> int:
         max_thinking_tokens=options.max_thinking_tokens,
         max_step_tokens=options.max_step_tokens,
         max_answer_tokens=options.max_answer_tokens,
+        chat_template_kwargs=options.chat_template_kwargs,
     )
     make_directory("--out", options.out)
     branching = Branching(options.branches, Model[options.branch_rest.upper()]) if options.branches else None

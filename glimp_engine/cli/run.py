@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from glimp_engine.cli.engine_options import add_engine_options, make_engine
-from glimp_engine.cli.numbers import integer, number
+from glimp_engine.cli.engine_options import add_chat_options, add_engine_options, make_engine
 from glimp_engine.cli.paths import file_path
 from glimp_engine.cli.show import show, show_summary
+from glimp_engine.cli.values import integer, number
 from glimp_engine.errors import ConfigError
 from glimp_engine.load import load_router
 from glimp_engine.outputs import Event, Finish, RequestOutput, Tick
@@ -38,6 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     run.add_argument("--router", default="glimp:1.0", help=ROUTER_SPECS)
     run.add_argument("--routing", type=file_path, help="a routing file of `glimp calibrate`, instead of --router")
     run.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
+    add_chat_options(run)
     run.add_argument("--temperature", type=number, default=0.0)
     run.add_argument("--top-p", type=number, default=1.0)
     run.add_argument("--seed", type=integer, default=0)
@@ -63,7 +64,11 @@ def command(options: argparse.Namespace) -> int:
         router = parse_router(options.router, options.seed)  # one that is none is told of, whether it's used or not
         router = SmallOnly() if options.large is None else router
     routing = RoutingParams(
-        router=router, answer_model=options.answer_model, glimpse_logprobs=NUM_FIRST_TOKENS if options.json else 0
+        router=router,
+        answer_model=options.answer_model,
+        glimpse_logprobs=NUM_FIRST_TOKENS if options.json else 0,
+        max_thinking_tokens=options.max_thinking_tokens,
+        chat_template_kwargs=options.chat_template_kwargs,
     )
     engine = make_engine(options)
     ticks = engine.record_ticks() if options.json else []

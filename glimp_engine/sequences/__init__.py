@@ -7,7 +7,7 @@ It may import `text` and what lies below. `scheduler.py` is the policy, `page_ta
 from glimp_engine.sequences.awaited import Use
 from glimp_engine.sequences.drafts import NUM_SCORE_LOGPROBS
 from glimp_engine.sequences.pages import PagePool
-from glimp_engine.sequences.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each
+from glimp_engine.sequences.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each, read_prompt
 from glimp_engine.sequences.request import make_request
 from glimp_engine.sequences.scheduler import Plan, Scheduler, SequenceError, Work
 from glimp_engine.sequences.sequence import Sequence
@@ -32,4 +32,5 @@ __all__ = [
     "make_request",
     "make_streams",
     "one_for_each",
+    "read_prompt",
 ]

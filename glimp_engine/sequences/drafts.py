@@ -24,7 +24,7 @@ class OpenDraft:
         self.boundary = Boundary.NONE  # that ended it
         self.stream_lens = streams.lengths()  # at the draft's beginning, as are the next two
         self._transcript_mark = transcript.mark()
-        self._num_thinking_tokens = phases.num_thinking_tokens
+        self._phases_mark = phases.mark()
         self._parts = streams, transcript, phases, steps
 
     def take_back(self) -> None:
@@ -32,7 +32,7 @@ class OpenDraft:
         streams, transcript, phases, steps = self._parts
         transcript.take_back(self._transcript_mark)
         streams.take_back(self.stream_lens, self._transcript_mark.num_tokens, self._transcript_mark.num_chars)
-        phases.num_thinking_tokens = self._num_thinking_tokens
+        phases.take_back(self._phases_mark)
         steps.take_back()
 
 

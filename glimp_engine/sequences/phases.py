@@ -3,6 +3,7 @@
 from glimp_engine.outputs import FinishReason, Phase
 from glimp_engine.routing import Model
 from glimp_engine.sequences.request import Request
+from glimp_engine.text import Boundary, MarkReader, Text
 
 __all__ = ["Phases"]
 
@@ -16,6 +17,7 @@ class Phases:
         self.num_thinking_tokens = 0
         self._answer_start = 0  # index of the answer's first token
         self._request = request
+        self._marks = MarkReader()
 
     @property
     def is_thinking(self) -> bool:
@@ -24,7 +26,8 @@ class Phases:
     @property
     def answer_model(self) -> Model | None:
         """The model that writes the rest as one step, of its own accord; None if steps are routed."""
-        return None if self.is_thinking else self._request.answer_model
+        has_thought = self.thinking_finish_reason is not None
+        return self._request.answer_model if has_thought and not self.is_thinking else None
 
     @property
     def is_thinking_budget_spent(self) -> bool:
@@ -33,6 +36,21 @@ class Phases:
     def count_token(self) -> None:
         """A token has been written."""
         self.num_thinking_tokens += self.is_thinking
+
+    def read_marks(self, token_id: int, text: Text, boundary: Boundary) -> Boundary:
+        """What a token completes, with the marks of thinking that aren't one token."""
+        if text.marks is None or boundary is Boundary.END:
+            return boundary
+        if not self.is_thinking:
+            has_begun = self._marks.begins(text.bytes_of(token_id), text.marks)
+            return Boundary.BEGIN_OF_THINKING if has_begun else boundary
+        if text.end_thinking_id is None and self._marks.ends(text.bytes_of(token_id), text.marks):
+            return Boundary.END_OF_THINKING
+        return boundary
+
+    def begin_thinking(self) -> None:
+        """The model has opened a thinking by itself."""
+        self.phase = Phase.THINKING
 
     def end_thinking(self, reason: FinishReason, num_tokens: int) -> None:
         """The answer begins behind num_tokens tokens."""
@@ -49,3 +67,12 @@ class Phases:
             or num_answer_tokens >= self._request.max_answer_tokens
             or stream_len >= self._request.max_model_len
         )
+
+    def mark(self) -> tuple[int, tuple[bool, bytes]]:
+        """Where a step begins, for `take_back`: no phase changes within one."""
+        return self.num_thinking_tokens, self._marks.mark()
+
+    def take_back(self, mark: tuple[int, tuple[bool, bytes]]) -> None:
+        """Forget the tokens since the mark."""
+        self.num_thinking_tokens, marks = mark
+        self._marks.take_back(marks)

@@ -59,9 +59,8 @@ class Request:
 
     @property
     def answer_model(self) -> Model | None:
-        """The model that writes what follows </think> as one step; None if that too is routed."""
-        only = self.needs.only
-        if only is not None or not self.is_thinking or self.routing.answer_model == "routed":
+        """The model that writes what follows the thinking as one step; None if that too is routed."""
+        if self.needs.only is not None or self.routing.answer_model == "routed":
             return None
         return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
 

@@ -19,7 +19,7 @@ from glimp_engine.sequences.request import Request
 from glimp_engine.sequences.steps import StepLog
 from glimp_engine.sequences.streams import Streams, TokenStream
 from glimp_engine.sequences.transcript import SampledToken, Transcript, Voice
-from glimp_engine.text import Boundary
+from glimp_engine.text import Boundary, ThinkingMarks
 
 __all__ = ["Sequence"]
 
@@ -31,7 +31,9 @@ class Sequence:
         self.request = request
         self.index = index
         self.streams = streams  # what each model reads, on which pages
-        self.transcript = Transcript(voices, tuple(request.sampling.stop), request.sampling.logprobs)  # what is written
+        self.transcript = Transcript(
+            voices, tuple(request.sampling.stop or ()), request.sampling.logprobs
+        )  # what is written
         self.phases = Phases(request)  # thinking and answer, and their budgets
         self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
         self.awaited = Awaited(num_unborn=request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
@@ -127,6 +129,7 @@ class Sequence:
         """
         self.streams.write(self.model, sampled.token_id)
         text, boundary = self.transcript.write(self.model, sampled)
+        boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
         self._mark_written()
         self.steps.count(sampled)
         self.phases.count_token()
@@ -145,7 +148,7 @@ class Sequence:
         self.finish_reason = reason
         self.held_back_text = self.transcript.finish()
         if self.phases.is_thinking:
-            self.phases.thinking_finish_reason = reason
+            self.phases.thinking_finish_reason = FinishReason.UNCLOSED if reason is FinishReason.STOP else reason
         return events + self._close_step(now)
 
     def fail(self, error: str, now: float) -> list[Event]:
@@ -269,9 +272,13 @@ class Sequence:
         return (
             boundary is not Boundary.NONE
             or self.transcript.matched_stop is not None
-            or self.steps.num_open_tokens >= self.request.routing.max_step_tokens
-            or self.phases.is_thinking_budget_spent
+            or (self._is_step_full() and not self.transcript.is_inside_character)
             or self._is_out_of_room()
+        )
+
+    def _is_step_full(self) -> bool:
+        return (
+            self.steps.num_open_tokens >= self.request.routing.max_step_tokens or self.phases.is_thinking_budget_spent
         )
 
     def _follow(self, boundary: Boundary, now: float) -> list[Event]:
@@ -279,10 +286,13 @@ class Sequence:
             return self.finish(FinishReason.STOP, now)
         if self._is_out_of_room():
             return self.finish(FinishReason.LENGTH, now)
+        if boundary is Boundary.BEGIN_OF_THINKING:
+            self.phases.begin_thinking()
+            self.steps.last.phase = self.phases.phase
         if self.phases.is_thinking:
             if boundary is Boundary.END_OF_THINKING:
                 return self._end_thinking(FinishReason.STOP, now)
-            if self.phases.is_thinking_budget_spent:
+            if self.phases.is_thinking_budget_spent and not self.transcript.is_inside_character:
                 return self._force_end_of_thinking(FinishReason.THINKING_BUDGET, now)
         elif self.phases.answer_model is not None:
             return []  # an answer by one model is one step
@@ -301,18 +311,27 @@ class Sequence:
     def _end_thinking(self, reason: FinishReason, now: float) -> list[Event]:
         events = self._close_step(now)
         self.phases.end_thinking(reason, len(self.transcript.token_ids))
+        is_forced = reason is not FinishReason.STOP
+        self.transcript.start_answer(hidden=self._marks.end if is_forced else None)  # the model may write it again
         return events + self._next_step(now)
 
     def _force_end_of_thinking(self, reason: FinishReason, now: float) -> list[Event]:
         """Write </think> in the model's stead, on a line of its own."""
         events: list[Event] = []
-        for token_id in self._voices[self.model].text.end_of_thinking(self.transcript.raw_text):
+        text = self._voices[self.model].text
+        for token_id in text.end_of_thinking(self.transcript.raw_text, self._marks):
             self.streams.write(self.model, token_id)
             events.append(self._token(None, token_id, self.transcript.force(self.model, token_id), None))
             self._mark_written()
             if self._is_out_of_room():
                 return events + self.finish(FinishReason.LENGTH, now)
         return events + self._end_thinking(reason, now)
+
+    @property
+    def _marks(self) -> ThinkingMarks:
+        """The marks of this thinking: the model's that has written last, or the other's."""
+        marks = next(marks for which in (self.model, 1 - self.model) if (marks := self._voices[which].text.marks))
+        return marks
 
     def _finish_without_room(self, now: float) -> list[Event]:
         """End the sequence if what was carried over has filled the context of the model that runs next."""

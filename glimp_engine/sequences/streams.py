@@ -56,7 +56,7 @@ class Dictionary:
         """What the other model has written, for the target to read: by the table if there is one, else its text."""
         if self.pair.kind != "unrelated":
             return self.map_ids(token_ids, target)
-        carried = self.texts[target].encode_carried(text)
+        carried = self.texts[target].encode_carried(text, self.texts[1 - target])
         carried = carried or self.texts[target].encode("\n", allow_special=False)  # a forward needs a token
         self.check_ids(carried, target)
         return carried

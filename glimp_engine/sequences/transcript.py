@@ -5,7 +5,7 @@ from typing import Any
 
 from glimp_engine.outputs import Logprob, Step
 from glimp_engine.routing import Model
-from glimp_engine.text import Boundary, BoundaryTable, StopStrings, Text
+from glimp_engine.text import Boundary, BoundaryTable, StopStrings, Text, TextWithout
 
 __all__ = ["SampledToken", "Transcript", "TranscriptMark", "Voice"]
 
@@ -43,6 +43,7 @@ class TranscriptMark:
     num_tokens: int
     num_chars: int
     num_chars_shown: int
+    num_chars_pushed: int
     cumulative_logprob: float
     boundary_state: int
     writer: Model | None
@@ -67,6 +68,8 @@ class Transcript:
         self._voices = voices
         self._stop_strings = StopStrings(stop)
         self._num_chars_shown = 0
+        self._num_chars_pushed = 0  # of the raw text, into the stop strings
+        self._hidden: TextWithout | None = None
         self._detokenizers = [voice.text.detokenizer() for voice in voices]
         if voices[Model.SMALL].text is voices[Model.LARGE].text:
             self._detokenizers[Model.LARGE] = self._detokenizers[Model.SMALL]
@@ -79,6 +82,16 @@ class Transcript:
     def matched_stop(self) -> str | None:
         """The stop string that has been written, if any."""
         return self._stop_strings.matched
+
+    @property
+    def is_inside_character(self) -> bool:
+        """Whether the last token has left a character unfinished."""
+        return self._detokenizers[self.writer or Model.SMALL].is_inside_character
+
+    def start_answer(self, hidden: str | None = None) -> None:
+        """What follows stands outside any code fence; with `hidden`, that piece of text is left out of it."""
+        self.boundary_state = self._voices[self.writer or Model.SMALL].boundaries.start_state
+        self._hidden = None if hidden is None else TextWithout(hidden)
 
     def start_step(self) -> None:
         """A step starts here, with or without a boundary before it."""
@@ -105,14 +118,13 @@ class Transcript:
     def flush(self) -> None:
         """Complete the raw text: a character that was never finished becomes the replacement character."""
         self.raw_text += self._detokenizers[self.writer or Model.SMALL].flush()
+        if self._hidden is not None:
+            self.raw_text += self._hidden.flush()
 
     def finish(self) -> str:
         """The text that was held back until it was known that no stop string comes."""
-        begin = len(self.raw_text)
         self.flush()
-        shown = self._stop_strings.push(self.raw_text[begin:]) + self._stop_strings.flush()
-        self._num_chars_shown += len(shown)
-        return shown
+        return self._show() + self._count_shown(self._stop_strings.flush())
 
     def mark(self) -> TranscriptMark:
         """Where it stands, for `take_back`."""
@@ -120,6 +132,7 @@ class Transcript:
             num_tokens=len(self.token_ids),
             num_chars=len(self.raw_text),
             num_chars_shown=self._num_chars_shown,
+            num_chars_pushed=self._num_chars_pushed,
             cumulative_logprob=self.cumulative_logprob,
             boundary_state=self.boundary_state,
             writer=self.writer,
@@ -133,7 +146,7 @@ class Transcript:
         if self.logprobs is not None:
             del self.logprobs[mark.num_tokens :]
         self.raw_text = self.raw_text[: mark.num_chars]
-        self._num_chars_shown = mark.num_chars_shown
+        self._num_chars_shown, self._num_chars_pushed = mark.num_chars_shown, mark.num_chars_pushed
         self.cumulative_logprob = mark.cumulative_logprob
         self.boundary_state = mark.boundary_state
         self.writer = mark.writer
@@ -142,14 +155,21 @@ class Transcript:
             detokenizer.take_back(state)
 
     def _append(self, model: Model, token_id: int, logprobs: dict[int, Logprob]) -> str:
-        begin = len(self.raw_text)
         if self._detokenizers[model] is not self._detokenizers[self.writer or Model.SMALL]:
             self.flush()
         self.writer = model
         self.token_ids.append(token_id)
         if self.logprobs is not None:
             self.logprobs.append(logprobs)
-        self.raw_text += self._detokenizers[model].push(token_id)
-        shown = self._stop_strings.push(self.raw_text[begin:])
-        self._num_chars_shown += len(shown)
-        return shown
+        text = self._detokenizers[model].push(token_id)
+        self.raw_text += text if self._hidden is None else self._hidden.push(text)
+        return self._show()
+
+    def _show(self) -> str:
+        """What may be shown of the raw text that hasn't been looked at yet."""
+        begin, self._num_chars_pushed = self._num_chars_pushed, len(self.raw_text)
+        return self._count_shown(self._stop_strings.push(self.raw_text[begin:]))
+
+    def _count_shown(self, text: str) -> str:
+        self._num_chars_shown += len(text)
+        return text

@@ -4,15 +4,21 @@ It may import `checkpoints` and what lies below.
 """
 
 from glimp_engine.text.boundaries import Boundary, BoundaryTable
-from glimp_engine.text.detokenizer import StopStrings
+from glimp_engine.text.detokenizer import StopStrings, TextWithout
+from glimp_engine.text.messages import Chat
 from glimp_engine.text.pairs import Pair, relate
+from glimp_engine.text.thinking import MarkReader, ThinkingMarks
 from glimp_engine.text.tokenizer import Text
 
 __all__ = [
     "Boundary",
     "BoundaryTable",
+    "Chat",
+    "MarkReader",
     "Pair",
     "StopStrings",
     "Text",
+    "TextWithout",
+    "ThinkingMarks",
     "relate",
 ]

@@ -4,7 +4,8 @@ A boundary is the token within which a blank line is completed: two newlines wit
 space, after visible content in the current step. A step is a span of whole tokens, so what follows the blank line
 within that token ("\\n\\nfoo") belongs to the step that ends there, and the next step starts without content; only
 the place within the line carries over. So every step that a blank line ends has visible content among its own
-tokens, and a run of newlines gives no empty step. `</think>` and end tokens are always boundaries.
+tokens, and a run of newlines gives no empty step. `</think>` and end tokens are always boundaries. No step ends inside
+a character: a token that does completes no blank line.
 
 Visible is every byte that is not ASCII white space: a token may hold part of a UTF-8 character, and that is content.
 
@@ -31,6 +32,7 @@ class Boundary(IntEnum):
     BLANK_LINE = 1
     END_OF_THINKING = 2
     END = 3
+    BEGIN_OF_THINKING = 4  # told by what is written at an output's beginning, not by one token
 
 
 class _Line(IntEnum):
@@ -97,21 +99,21 @@ class BoundaryTable:
         states = _reachable_states(skip_code_fences)
         index = {state: number for number, state in enumerate(states)}
         class_of_effect = {_effect(b"v", states): _PLAIN}
-        class_of_skeleton: dict[bytes, int] = {}
+        class_of_skeleton: dict[tuple[bytes, bool], int] = {}
         columns = [_effect(b"v", states), *[_ending_effect(b, states) for b in _ENDINGS]]
         token_class = np.full(vocab_size, _PLAIN, dtype=np.uint8)
-        for token_id, skeleton in enumerate(_skeletons(token_texts, skip_code_fences)):
+        for token_id, (skeleton, is_whole) in enumerate(_skeletons(token_texts, skip_code_fences)):
             if token_id >= vocab_size:
                 raise ConfigError(f"vocab_size: {vocab_size} is less than the number of token texts")
-            if skeleton not in class_of_skeleton:
-                effect = _effect(skeleton, states)
+            if (skeleton, is_whole) not in class_of_skeleton:
+                effect = _effect(skeleton, states, is_whole)
                 if effect not in class_of_effect:
                     class_of_effect[effect] = len(columns)
                     columns.append(effect)
-                class_of_skeleton[skeleton] = class_of_effect[effect]
+                class_of_skeleton[skeleton, is_whole] = class_of_effect[effect]
                 if len(columns) > _MAX_CLASSES:
                     raise ConfigError(f"token_texts: more than {_MAX_CLASSES} boundary classes are needed")
-            token_class[token_id] = class_of_skeleton[skeleton]
+            token_class[token_id] = class_of_skeleton[skeleton, is_whole]
         token_class[list(end_of_thinking_ids)] = _END_OF_THINKING
         token_class[list(end_token_ids)] = _END
         return cls(
@@ -144,8 +146,11 @@ def _check_ids(name: str, token_ids: Collection[int], vocab_size: int) -> None:
             raise ConfigError(f"{name}: {token_id} is outside the vocabulary of {vocab_size} tokens")
 
 
-def _skeletons(texts: Iterable[bytes], skip_code_fences: bool) -> Iterator[bytes]:
-    """Each text with one letter a byte (newline, backtick, space, visible), and what can't matter removed."""
+def _skeletons(texts: Iterable[bytes], skip_code_fences: bool) -> Iterator[tuple[bytes, bool]]:
+    """Each text with one letter a byte (newline, backtick, space, visible), and what can't matter removed.
+
+    Beside it, whether the text ends with a whole character.
+    """
     letters = bytearray(b"v" * 256)
     for byte in b" \t\r\v\f":
         letters[byte] = _SPACE
@@ -154,7 +159,15 @@ def _skeletons(texts: Iterable[bytes], skip_code_fences: bool) -> Iterator[bytes
         letters[ord("`")] = _BACKTICK
     # After a visible letter nothing matters up to the end of the line; nor does the length of a run of spaces.
     redundant = re.compile(rb"(?<=v)[`sv]+|(?<=s)s+|(?<=nn)n+")
-    return (redundant.sub(b"", text.translate(bytes(letters))) for text in texts)
+    return ((redundant.sub(b"", text.translate(bytes(letters))), _ends_whole(text)) for text in texts)
+
+
+def _ends_whole(text: bytes) -> bool:
+    """Whether no UTF-8 character has begun that lacks some of its bytes."""
+    for num_bytes, byte in enumerate(reversed(text[-3:]), start=1):
+        if byte & 0xC0 != 0x80:  # a character's first byte, which says how many it has
+            return num_bytes >= 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
+    return True
 
 
 def _read(state: _State, letter: int) -> tuple[_State, bool]:
@@ -172,14 +185,14 @@ def _read(state: _State, letter: int) -> tuple[_State, bool]:
     return _State(True, _Line.INSIDE, in_fence), False
 
 
-def _effect(skeleton: bytes, states: list[_State]) -> _Effect:
-    """What a text does in each state."""
+def _effect(skeleton: bytes, states: list[_State], is_whole: bool = True) -> _Effect:
+    """What a text does in each state; one that ends inside a character completes nothing."""
     effect = []
     for state in states:
         completed = False
         for letter in skeleton:
             state, completes = _read(state, letter)
-            completed = completed or completes
+            completed = completed or (completes and is_whole)
         if completed:
             state = state._replace(has_content=False)
         effect.append((state, Boundary.BLANK_LINE if completed else Boundary.NONE))

@@ -1,108 +1,199 @@
-"""Chat messages as the text that a model was trained on."""
+"""Chat messages as the text that a model was trained on, up to where its answer begins, and whether it thinks first."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerFast
-
 from glimp_engine.errors import RequestError
-from glimp_engine.text.sandbox import TemplateSandbox
+from glimp_engine.text.messages import BREAK, REASONING, Chat, SpecialNames, plain, read_messages
+from glimp_engine.text.sandbox import LimitError, TemplateSandbox
+from glimp_engine.text.thinking import find_marks
 
-__all__ = ["BEGIN_THINKING", "END_THINKING", "ChatTemplate"]
+__all__ = ["ChatFormat", "ChatTemplate"]
 
-BEGIN_THINKING, END_THINKING = "<think>", "</think>"
-REASONING = ("reasoning_content", "thinking", "reasoning")  # what a message's thinking may be called; the first is read
+# what templates call the switch of models that think or not; a switch that a template doesn't know changes nothing
+THINK = {"enable_thinking": True, "thinking": True}
+DONT_THINK = {"enable_thinking": False, "thinking": False, "thinking_budget": 0}
+OWN_NAMES = ("messages", "tools", "documents", "add_generation_prompt")
+QUESTION, THOUGHT, ANSWER = "(a question)", "(a thought)", "(an answer)"  # of the turn that templates are tried with
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What a checkpoint says about chats: a template, or several by name, and the special tokens that stand in it."""
+
+    template: str | dict[str, str] | None = None
+    special_tokens: Mapping[str, Any] = field(default_factory=dict)  # bos_token, eos_token, ...
 
 
 class ChatTemplate:
-    """One model's template. `chat` has it, and the special tokens' names that stand in it."""
+    """One model's template. `marks` are those of its thinking; None if it doesn't think."""
 
-    def __init__(self, chat: PreTrainedTokenizerFast, has_thinking: bool) -> None:
-        self._chat = chat
+    def __init__(
+        self, chat_format: ChatFormat, special: Collection[str] = (), is_token: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """`special` are the names of special tokens, which only the template may write."""
+        self._format = chat_format
         self._sandbox = TemplateSandbox()
-        self._has_thinking = has_thinking  # whether the vocabulary has </think>
+        tried = self._tried_turns()
+        self.marks = find_marks(tried, is_token)
+        self._turn = tried[-1].rpartition(QUESTION)[2]
+        self._names = SpecialNames({*special, *((self.marks.begin, self.marks.end) if self.marks else ())})
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The messages, up to where the answer begins; thinking is opened.
+    def render(self, chat: Chat) -> list[str]:
+        """The messages, up to where the answer begins; thinking is opened where the model would open it.
+
+        The text comes in pieces between which no special token stands: see `messages`.
 
         Raises: RequestError when a message is malformed, or there is no template, or it refuses them.
         """
-        for i, message in enumerate(messages):
-            is_message = isinstance(message, dict) and isinstance(message.get("role"), str)
-            if not is_message or not isinstance(message.get("content"), (str, list)):
-                raise RequestError(f"messages[{i}] is {message!r}; allowed: a dict with role and content")
-        if not self._chat.chat_template:
+        chat = replace(chat, messages=read_messages(chat.messages))
+        if not self._format.template:
             raise RequestError("prompt is a list of messages, and the model has no chat template; allowed: text")
+        refused = [name for name in OWN_NAMES if name in chat.chat_template_kwargs]
+        if refused:
+            raise RequestError(f"chat_template_kwargs has {refused[0]!r}; allowed: what isn't given beside it")
         try:
-            return self._open_thinking(self._render(messages))
+            chat = self._with_broken_names(chat)
+            rendered = self._render(chat)
+            if chat.continue_final_message:
+                rendered = cut_behind(self._final_content(chat), rendered)
+            elif asks_for_answer(chat):
+                rendered = self._begin_answer(rendered, chat)
+            return rendered.split(BREAK)
+        except RequestError:
+            raise
         except Exception as error:  # a template may raise anything
             raise RequestError(f"messages don't fit the chat template: {error}") from error
 
     def render_turn(self, question: str) -> str:
         """What ends an answer in its middle and asks a user's question; without a template the bare question."""
-        if not self._chat.chat_template:
+        if not self._format.template:
             return f"\n\n{question}\n"
-        mark = "(here the answer ends)"
-        turns = (("user", "?"), ("assistant", mark), ("user", question))
-        return self._render([{"role": role, "content": content} for role, content in turns]).rpartition(mark)[2]
+        turns = (("user", QUESTION), ("assistant", ANSWER), ("user", question))
+        chat = Chat([{"role": role, "content": content} for role, content in turns], chat_template_kwargs=DONT_THINK)
+        return self._render(chat).rpartition(ANSWER)[2]
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    # Thinking.
+
+    def _begin_answer(self, rendered: str, chat: Chat) -> str:
+        """Open or close the thinking where the template leaves that to the model, so that step 0 is glimpsed."""
+        if self.marks is None:
+            return rendered
+        written = rendered.rstrip()
+        is_open = written.endswith(self.marks.begin)
+        if not is_open and not written.endswith(self.marks.end):
+            opening = self._opening(chat)
+            rendered, is_open = rendered + opening, bool(opening)
+        return rendered + self.marks.closing if is_open and not chat.is_thinking_allowed else rendered
+
+    def _opening(self, chat: Chat) -> str:
+        """What a model that is asked like this begins its thinking with; nothing if the template shows of none.
+
+        It shows of one by closing the thinking only if it's told to; or it knows no such switch, and writes every
+        turn with a thought.
+        """
+        (behind, asked), (_, on), (_, off) = (self._asked(chat, kwargs) for kwargs in ({}, THINK, DONT_THINK))
+        if asked != on or self.marks is None:
+            return ""
+        begin, end = self.marks.begin, self.marks.end
+        is_closed_if_told = off.startswith(asked) and end in off[len(asked) :]
+        if self._turn.startswith(behind) and (is_closed_if_told or off == asked):
+            opening, thought, _ = self._turn[len(behind) :].partition(THOUGHT)
+            if thought and opening.strip() == begin:
+                return opening
+        if is_closed_if_told:
+            opening, begin, rest = off[len(asked) :].partition(begin)
+            return opening + begin + "\n" * rest.startswith("\n")
+        return ""
+
+    def _asked(self, chat: Chat, kwargs: Mapping[str, Any]) -> tuple[str, str]:
+        """What the template writes behind a question, and the part of it that is there for the answer to begin."""
+        kwargs = {**chat.chat_template_kwargs, **kwargs}
+        question = Chat([{"role": "user", "content": QUESTION}], tools=chat.tools, chat_template_kwargs=kwargs)
+        without = self._render(replace(question, add_generation_prompt=False))
+        rendered = self._render(question)
+        behind = rendered.rpartition(QUESTION)[2]
+        return behind, rendered[len(without) :] if rendered.startswith(without) else behind
+
+    def _tried_turns(self) -> list[str]:
+        """What the template writes of a question, told nothing, to think, or not to, and of a turn with a thought."""
+        question: dict[str, Any] = {"role": "user", "content": QUESTION}
+        answer = {"role": "assistant", "content": ANSWER, **dict.fromkeys(REASONING, THOUGHT)}
+        chats = [Chat([question], chat_template_kwargs=kwargs) for kwargs in ({}, THINK, DONT_THINK)]
+        tried = []
+        for chat in (*chats, Chat([question, answer], add_generation_prompt=False)):
+            try:
+                tried.append(self._render(chat) if self._format.template else "")
+            except LimitError:
+                return [""]  # a template that never ends isn't tried again
+            except Exception:  # it refuses such a turn, and so doesn't show whether it thinks
+                tried.append("")
+        return tried
+
+    # Rendering.
+
+    def _render(self, chat: Chat) -> str:
         """What transformers' apply_chat_template writes, but within limits."""
-        if not messages:
-            raise ValueError("there are no messages; allowed: one or more")
+        kwargs = chat.chat_template_kwargs if chat.is_thinking_allowed else {**DONT_THINK, **chat.chat_template_kwargs}
         values = {
-            **self._chat.special_tokens_map,
-            "messages": [with_reasoning(plain_message(message)) for message in messages],
-            "tools": None,
-            "documents": None,
-            "add_generation_prompt": True,
+            **self._format.special_tokens,
+            **plain(kwargs),
+            "messages": chat.messages,
+            "tools": chat.tools,
+            "documents": chat.documents,
+            "add_generation_prompt": asks_for_answer(chat),
         }
-        return self._sandbox.render(self._source(), values)
+        return self._sandbox.render(self._source(has_tools=bool(chat.tools)), values)
 
-    def _source(self) -> str:
-        """The template, the default one of several."""
-        template = self._chat.chat_template
+    def _final_content(self, chat: Chat) -> str:
+        """What the last message says; a template takes its thinking out."""
+        content = str(chat.messages[-1]["content"])
+        return content if self.marks is None else content.rpartition(self.marks.end)[2]
+
+    def _source(self, has_tools: bool) -> str:
+        """The template, the default one of several, or that for tools."""
+        template = self._format.template
         if isinstance(template, dict):
-            if "default" not in template:
+            name = "tool_use" if has_tools and "tool_use" in template else "default"
+            if name not in template:
                 raise ValueError(f"the model has several templates, {', '.join(sorted(template))}, and no default")
-            template = template["default"]
+            template = template[name]
         return str(template)
 
-    def _open_thinking(self, rendered: str) -> str:
-        """Append <think> for a thinking model whose template leaves that to the model, so that step 0 is glimpsed."""
-        thinks = self._has_thinking and END_THINKING in str(self._chat.chat_template)
-        is_decided = rendered.rstrip().endswith((BEGIN_THINKING, END_THINKING))  # opened, or closed: not to think
-        return rendered + f"{BEGIN_THINKING}\n" if thinks and not is_decided else rendered
+    def _with_broken_names(self, chat: Chat) -> Chat:
+        """The chat as the template gets it: no text in it has the name of a special token."""
+        marks = () if self.marks is None else (self.marks.begin, self.marks.end)
+
+        def broken(value: Any, kept: Collection[str] = ()) -> Any:
+            if isinstance(value, dict):
+                return {broken(key): broken(item, kept) for key, item in value.items()}
+            if isinstance(value, (list, tuple)):
+                return type(value)(broken(item, kept) for item in value)
+            if isinstance(value, str) and BREAK in value:
+                raise RequestError("messages have U+FDD0, which is no character; allowed: characters")
+            return self._names.broken(value, kept) if isinstance(value, str) and not chat.parse_special else value
+
+        return replace(
+            chat,
+            messages=[broken(each, marks if each["role"] == "assistant" else ()) for each in chat.messages],
+            tools=broken(plain(chat.tools)),
+            documents=broken(plain(chat.documents)),
+        )
 
 
-def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message in plain types, without what is None: many templates would write the word."""
-    return {key: plain(value) for key, value in message.items() if value is not None}
+def asks_for_answer(chat: Chat) -> bool:
+    """Whether the template writes what an answer begins with."""
+    return not chat.continue_final_message if chat.add_generation_prompt is None else chat.add_generation_prompt
 
 
-def with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its thinking under the names that templates read."""
-    reasoning = next((message[key] for key in REASONING if message.get(key) is not None), None)
-    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+def cut_behind(content: str, rendered: str) -> str:
+    """The text up to the end of its final message, which templates may have stripped of white space.
 
-
-def plain(value: Any) -> Any:
-    """The value in JSON's types, of which a template can't make anything else; what is none of these is named."""
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return getattr(kind, f"__{kind.__name__}__")(value)
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if callable(getattr(value, "model_dump", None)):
-        return plain(value.model_dump())
-    return f"<{type(value).__name__}>"
+    Raises: ValueError when the template doesn't write the message as it is.
+    """
+    for written in (content.lstrip(), content.strip()):
+        place = rendered.rfind(written)
+        if written and place >= 0:
+            return rendered[: place + len(written)]
+    raise ValueError("the template doesn't write the final message as it is, so the answer can't go on with it")

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Detokenizer", "StopStrings"]
+__all__ = ["Detokenizer", "StopStrings", "TextWithout"]
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -26,6 +26,11 @@ class Detokenizer:
     def flush(self) -> str:
         """What still waits: U+FFFD if the last character is cut short, else nothing."""
         return self._decoder.decode(b"", final=True)
+
+    @property
+    def is_inside_character(self) -> bool:
+        """Whether the last token has left a character unfinished."""
+        return self._decoder.getstate()[0] != b""
 
     def mark(self) -> Any:
         """Where it stands, for `take_back`."""
@@ -58,7 +63,7 @@ class StopStrings:
             _, start, self.matched = min(found)
             self._held = ""
             return text[:start]
-        held_len = self._len_to_hold(text)
+        held_len = len_to_hold(text, self.stops)
         self._held = text[len(text) - held_len :]
         return text[: len(text) - held_len]
 
@@ -75,11 +80,32 @@ class StopStrings:
         """Forget the text since the mark."""
         self.matched, self._held = mark
 
-    def _len_to_hold(self, text: str) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = min(len(text), max(map(len, self.stops), default=1) - 1)
-        for length in range(longest, 0, -1):
-            end = text[len(text) - length :]
-            if any(stop.startswith(end) for stop in self.stops):
-                return length
-        return 0
+
+class TextWithout:
+    """The text of one sequence with one piece of it left out, wherever it stands."""
+
+    def __init__(self, piece: str) -> None:
+        self._piece = piece
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that certainly doesn't belong to the piece."""
+        text = (self._held + text).replace(self._piece, "")
+        num_shown = len(text) - len_to_hold(text, (self._piece,))
+        self._held = text[num_shown:]
+        return text[:num_shown]
+
+    def flush(self) -> str:
+        """The text held back for a piece that never came."""
+        held, self._held = self._held, ""
+        return held
+
+
+def len_to_hold(text: str, pieces: Sequence[str]) -> int:
+    """Length of the longest end of the text that begins one of the pieces."""
+    longest = min(len(text), max(map(len, pieces), default=1) - 1)
+    for length in range(longest, 0, -1):
+        end = text[len(text) - length :]
+        if any(piece.startswith(end) for piece in pieces):
+            return length
+    return 0

@@ -29,7 +29,7 @@ def relate(small: Text, large: Text) -> Pair:
     if small is large or small.tokens() == large.tokens():
         return Pair("identical")
     to_large, to_small = translation(small, large), translation(large, small)
-    both_think = (small.end_thinking_id is None) == (large.end_thinking_id is None)
+    both_think = small.marks == large.marks
     bodies = ((small, to_large), (large, to_small))
     if both_think and all(table[i] >= 0 for text, table in bodies for i in ordinary_ids(text)):
         return Pair("mapped", to_large, to_small)

@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-__all__ = ["TemplateSandbox"]
+__all__ = ["LimitError", "TemplateSandbox"]
 
 MAX_SECONDS = 5.0  # the longest templates known take milliseconds
 MAX_CHARS = 1 << 24  # of any text; a prompt of 4 million tokens

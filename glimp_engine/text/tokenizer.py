@@ -1,18 +1,20 @@
 """The text of one model's tokens: what each stands for, and how text and messages become ids."""
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from glimp_engine.errors import RequestError
-from glimp_engine.text.chat import BEGIN_THINKING, END_THINKING, ChatTemplate
+from glimp_engine.errors import CheckpointError, RequestError
+from glimp_engine.text.chat import ChatFormat, ChatTemplate
+from glimp_engine.text.continuing import starts_of
 from glimp_engine.text.detokenizer import Detokenizer
+from glimp_engine.text.messages import Chat
+from glimp_engine.text.thinking import ThinkingMarks
 from glimp_engine.text.tokenizer_files import read_directory, read_gguf
 
 __all__ = ["Text"]
@@ -28,6 +30,9 @@ BYTES_OF_LETTERS = {**{byte: 0x100 for byte in range(0x100) if byte not in _LETT
 CHARS_PER_TOKEN_TRIED = 8  # a prompt is looked at in pieces if it has more characters a token than this
 CUT_TOKENS = 64  # by which a beginning may have more tokens than it has in the whole text
 BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+PADDING_ROWS = 1024  # and a quarter of the tokens: how many rows of an embedding may stand for no token
+
+log = logging.getLogger(__name__)
 
 
 class Text:
@@ -37,30 +42,33 @@ class Text:
     """
 
     def __init__(
-        self, backend: Tokenizer, chat: PreTrainedTokenizerFast, vocab_size: int, end_token_ids: Sequence[int]
+        self, backend: Tokenizer, chat_format: ChatFormat, vocab_size: int, end_token_ids: Sequence[int]
     ) -> None:
-        """`chat` has the chat template, and the special tokens' names that stand in it."""
         self._backend = backend
+        self._beginning, self._going_on = starts_of(backend)
         self._added = {i: token for i, token in backend.get_added_tokens_decoder().items() if i < vocab_size}
         self._is_byte_level = has_byte_level_decoder(backend)
         self.added_ids = frozenset(self._added)
         self.num_tokens = min(max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1, vocab_size)
-        self.begin_thinking_id = self._single_token(BEGIN_THINKING)
-        self.end_thinking_id = self._single_token(END_THINKING)
-        self._chat = ChatTemplate(chat, has_thinking=self.end_thinking_id is not None)
-        special = {i for i, token in self._added.items() if token.special}
-        self._unwritten = special - {self.begin_thinking_id, self.end_thinking_id}
-        known = {i for i in special if self._added[i].content in END_TOKENS}
+        special = {i: token.content for i, token in self._added.items() if token.special}
+        self._chat = ChatTemplate(chat_format, special.values(), lambda name: backend.token_to_id(name) is not None)
+        self.marks = self._chat.marks
+        begin, end = ("", "") if self.marks is None else (self.marks.begin, self.marks.end)
+        # None where a mark is no added token, but made of whatever tokens text is made of
+        self.begin_thinking_id, self.end_thinking_id = self._added_token(begin), self._added_token(end)
+        self._unwritten = {i for i, name in special.items() if name not in begin + end}
+        known = {i for i, name in special.items() if name in END_TOKENS}
         self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < self.num_tokens)
 
     @classmethod
     def load(cls, path: Path, vocab_size: int) -> "Text":
         """The text of the checkpoint in a directory or a .gguf file, for a model with vocab_size logits.
 
-        Raises: CheckpointError when there is no tokenizer, or one that can't be read.
+        Raises: CheckpointError when there is no tokenizer, or one that can't be read, or isn't the model's.
         """
-        backend, chat, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
-        return cls(backend, chat, vocab_size, end_token_ids)
+        backend, chat_format, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+        check_vocabulary(backend, vocab_size, path)
+        return cls(backend, chat_format, vocab_size, end_token_ids)
 
     def tokens(self) -> list[str | None]:
         """Each id's token as the vocabulary has it; None for an id that is none."""
@@ -81,34 +89,40 @@ class Text:
         """The text's token ids.
 
         With allow_special it's a prompt: special tokens in it are parsed and the begin token is put before it, where
-        the model has one. Without, it's what somebody wrote, and nothing in it is special.
+        the model has one. Without, it's what somebody wrote: it goes on where other text ends, and nothing is special.
 
         Cost:   a second and 200 MB for some MB of text; one that certainly has more than max_tokens is not read whole.
         Raises: RequestError on what is no text, can't be read, or has more tokens by far.
         """
         if max_tokens is not None:
             self._refuse_longer(text, max_tokens)
-        return self._ids(text, parse_special=allow_special, add_special=allow_special)
+        if not allow_special:
+            return self._ids(text, parse_special=False, is_beginning=False)
+        ids = self._ids(text, parse_special=True, add_special=True)
+        return self._with_one_begin(ids, text)
 
-    def encode_carried(self, text: str) -> list[int]:
-        """What the other model wrote, in this model's ids; only <think> and </think> are special in it."""
+    def encode_carried(self, text: str, source: "Text | None" = None) -> list[int]:
+        """What the other model, the source, wrote, in this model's ids; only marks of thinking are special in it."""
+        if self.marks is None:
+            return self.encode(text, allow_special=False)
+        written = self.marks if source is None or source.marks is None else source.marks
+        mine = {written.begin: self.marks.begin, written.end: self.marks.end}
         ids: list[int] = []
-        for piece in re.split(f"({BEGIN_THINKING}|{END_THINKING})", text):
-            token_id = self._single_token(piece)
-            is_thinking = token_id is not None and token_id in (self.begin_thinking_id, self.end_thinking_id)
-            ids += [token_id] if is_thinking and token_id is not None else self.encode(piece, allow_special=False)
+        for piece in re.split(f"({re.escape(written.begin)}|{re.escape(written.end)})", text):
+            ids += self._ids(mine.get(piece, piece), parse_special=piece in mine, is_beginning=False)
         return ids
 
-    def encode_chat(self, messages: list[dict[str, Any]], max_tokens: int | None = None) -> list[int]:
+    def encode_chat(self, chat: Chat, max_tokens: int | None = None) -> list[int]:
         """Chat messages through the model's template, up to where the answer begins; thinking is opened.
 
         Raises: RequestError when a message is malformed, or the model has no template, or the template refuses them, or
                 what it gives can't be read, or has more than max_tokens by far.
         """
-        rendered = self._chat.render(messages)
+        pieces = self._chat.render(chat)
         if max_tokens is not None:
-            self._refuse_longer(rendered, max_tokens)
-        return self._ids(rendered, parse_special=True, add_special=False)
+            self._refuse_longer("".join(pieces), max_tokens)
+        ids = [self._ids(piece, parse_special=True, is_beginning=i == 0) for i, piece in enumerate(pieces)]
+        return [token_id for of_piece in ids for token_id in of_piece]
 
     def encode_question(self, question: str, as_turn: bool) -> list[int]:
         """What asks the model for a score in the middle of its answer, up to where the digit comes.
@@ -116,7 +130,7 @@ class Text:
         With as_turn it's a turn of the user's, if the model has a chat template; else there is nothing special in it.
         """
         turn = self._chat.render_turn(question) if as_turn else f"\n\n{question}\n"
-        return self._ids(turn + "Score:\n", parse_special=True, add_special=False)  # then a digit is one token
+        return self._ids(turn + "Score:\n", parse_special=True, is_beginning=False)  # then a digit is one token
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
@@ -128,19 +142,30 @@ class Text:
         return Detokenizer(self.written_bytes)
 
     def is_thinking_open(self, token_ids: Sequence[int]) -> bool:
-        """Whether the last <think> has not been closed."""
+        """Whether the last beginning of a thinking has not been ended.
+
+        Where the marks are several tokens, they are the template's only at the very end.
+        """
+        if self.marks is None:
+            return False
+        if self.begin_thinking_id is None or self.end_thinking_id is None:
+            last = b"".join(map(self.bytes_of, token_ids[-len(self.marks.begin) - 2 :]))
+            return last.rstrip().endswith(self.marks.begin.encode())
         for token_id in reversed(token_ids):
             if token_id in (self.begin_thinking_id, self.end_thinking_id):
                 return token_id == self.begin_thinking_id
         return False
 
-    def end_of_thinking(self, text: str) -> list[int]:
-        """The ids that end the thinking after this text: </think> on a line of its own."""
-        newline = [] if text.endswith("\n") else self.encode("\n", allow_special=False)
-        return newline + self.encode_carried(END_THINKING) + self.encode("\n\n", allow_special=False)
+    def end_of_thinking(self, text: str, marks: ThinkingMarks) -> list[int]:
+        """The ids that end the thinking after this text: its mark, on a line of its own."""
+        newline = "" if text.endswith("\n") else "\n"
+        pieces = (newline, False), (marks.end, marks == self.marks), (marks.after_end, False)
+        return [i for piece, special in pieces for i in self._ids(piece, parse_special=special, is_beginning=False)]
 
-    def _ids(self, text: str, parse_special: bool, add_special: bool) -> list[int]:
+    def _ids(self, text: str, parse_special: bool, add_special: bool = False, is_beginning: bool = True) -> list[int]:
         """The one place where text becomes ids. Raises: RequestError on what is no text, or can't be read."""
+        if not text and not add_special:
+            return []
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -148,19 +173,30 @@ class Text:
             raise RequestError(
                 f"text has U+{half:04X} at character {error.start}, half of a character; allowed: whole ones"
             ) from None
-        self._backend.encode_special_tokens = not parse_special
+        backend = self._backend
+        backend.encode_special_tokens = not parse_special
+        if self._going_on != self._beginning:
+            backend.normalizer, backend.pre_tokenizer = self._beginning if is_beginning else self._going_on
         try:
-            return self._backend.encode(text, add_special_tokens=add_special).ids
+            return backend.encode(text, add_special_tokens=add_special).ids
         except BaseException as error:  # what panics in Rust is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             raise RequestError(f"the tokenizer can't read the text: {type(error).__name__}: {error}") from error
 
+    def _with_one_begin(self, ids: list[int], text: str) -> list[int]:
+        """A prompt's ids with one begin token: a text that has been rendered before brings its own."""
+        added = self._ids("", parse_special=True, add_special=True)
+        if added and added[0] in self._added and ids[:2] == added[:1] * 2:
+            log.warning("a prompt begins with %r, which is put before every prompt: it stands there once", text[:40])
+            return ids[1:]
+        return ids
+
     def _refuse_longer(self, text: str, max_tokens: int) -> None:
         """Raise RequestError if the text's beginning alone has more tokens than are allowed."""
         num_chars = CHARS_PER_TOKEN_TRIED * max_tokens
         while num_chars < len(text):
-            num_tokens = len(self._ids(text[:num_chars], parse_special=True, add_special=False))
+            num_tokens = len(self._ids(text[:num_chars], parse_special=True))
             if num_tokens > max_tokens + CUT_TOKENS:
                 raise RequestError(
                     f"prompt has more than {num_tokens - CUT_TOKENS} tokens in its first {num_chars} characters of "
@@ -168,9 +204,34 @@ class Text:
                 )
             num_chars *= 2
 
-    def _single_token(self, token: str) -> int | None:
+    def _added_token(self, token: str) -> int | None:
         token_id = self._backend.token_to_id(token)
         return token_id if token_id in self.added_ids else None
+
+
+def check_vocabulary(backend: Tokenizer, vocab_size: int, path: Path) -> None:
+    """Raise CheckpointError if a tokenizer and an embedding with vocab_size rows can't be of one model.
+
+    An embedding is often padded, and a token that was added for padding often lacks a row: that is no fault.
+    """
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    num_tokens = max(vocabulary.values(), default=-1) + 1
+    beyond = {i: token for token, i in vocabulary.items() if i >= vocab_size}
+    added = backend.get_added_tokens_decoder()
+    ordinary = [i for i in sorted(beyond) if i not in added]
+    if ordinary:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {num_tokens} tokens, and the embedding {vocab_size} rows: "
+            f"{beyond[ordinary[0]]!r} is number {ordinary[0]}; expected a row for each"
+        )
+    if vocab_size - num_tokens > PADDING_ROWS + num_tokens // 4:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {num_tokens} tokens, and the embedding {vocab_size} rows; "
+            "expected the model's own tokenizer"
+        )
+    if beyond:
+        shown = ", ".join(map(repr, list(beyond.values())[:5]))
+        log.warning("%s: the embedding has %d rows, and none for %s: no prompt may have them", path, vocab_size, shown)
 
 
 def has_byte_level_decoder(backend: Tokenizer) -> bool:

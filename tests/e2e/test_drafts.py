@@ -25,6 +25,7 @@ from glimp_engine import (
 from glimp_engine.checkpoints.checkpoint import load_checkpoint
 from glimp_engine.kernels.reference import ReferenceOps
 from glimp_engine.models.decoder import Decoder
+from glimp_engine.text.messages import Chat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +255,7 @@ def test_the_score_is_the_digit_that_the_large_model_finds_most_likely(script):
 def test_the_answer_behind_a_draft_that_ends_the_thinking(thinking_script, question):
     """The large model has seen </think> when it was asked about it, and what it wrote behind it is kept from then."""
     messages = [{"role": "user", "content": "Go"}]
-    num_prompt = len(thinking_script.text.encode_chat(messages))
+    num_prompt = len(thinking_script.text.encode_chat(Chat(messages)))
     pieces = [" w1.\n\n", " w2.\n\n", "</think>", "\n\n", " w3", "\n\n", " w4"]
     models = [thinking_script.model(num_prompt, pieces) for _ in Model]
     engine = Engine(*models, kv_cache_bytes=1 << 20)

@@ -20,6 +20,7 @@ from glimp_engine import (
     SmallOnly,
     Token,
 )
+from glimp_engine.text.messages import Chat
 
 PROMPT = "Go"
 GREEDY = SamplingParams(temperature=0)
@@ -163,7 +164,7 @@ THOUGHTS = [" w1.\n\n", " w2.\n\n", "</think>", "\n\n", " w3", "\n\n", " w4"]
 @pytest.fixture
 def thinking(thinking_script):
     messages = [{"role": "user", "content": "Go"}]
-    prompt_len = len(thinking_script.text.encode_chat(messages))
+    prompt_len = len(thinking_script.text.encode_chat(Chat(messages)))
 
     def make(pieces, routing, **options):
         models = [thinking_script.model(prompt_len, pieces) for _ in Model]
@@ -209,7 +210,7 @@ def test_a_repeated_step_closes_the_thinking(thinking):
 
 def test_an_end_token_ends_the_thinking_too(thinking):
     completion = thinking([" w1"], glimp())
-    assert (completion.thinking_finish_reason, completion.finish_reason) == ("stop", "stop")
+    assert (completion.thinking_finish_reason, completion.finish_reason) == ("unclosed", "stop")
     assert completion.text == " w1"
 
 

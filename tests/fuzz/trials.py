@@ -18,6 +18,7 @@ import torch
 from glimp_engine.checkpoints import load_checkpoint, locate
 from glimp_engine.errors import GlimpError
 from glimp_engine.models.rotary import cos_sin_table
+from glimp_engine.text.messages import Chat
 from glimp_engine.text.tokenizer import Text
 
 MEMORY_BYTES = 4 << 30  # beyond what the imports have taken
@@ -33,7 +34,7 @@ def load(path):
     assert len(cos_sin_table(config, torch.device("cpu"))) == config.max_positions
     text = Text.load(path, config.vocab_size)
     assert all(0 <= i < config.vocab_size for i in text.end_token_ids)
-    for ask in (lambda: text.encode("The cat\n\nsat é.", allow_special=True), lambda: text.encode_chat(MESSAGES)):
+    for ask in (lambda: text.encode("The cat\n\nsat é.", allow_special=True), lambda: text.encode_chat(Chat(MESSAGES))):
         with suppress(GlimpError):  # a request's fault, or its template's
             text.decode([i for i in ask() if i < config.vocab_size])
 

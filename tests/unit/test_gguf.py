@@ -24,6 +24,7 @@ from glimp_engine import CheckpointError
 from glimp_engine.checkpoints.checkpoint import load_checkpoint
 from glimp_engine.checkpoints.gguf import LAYER_NAMES, NAMES, open_gguf
 from glimp_engine.checkpoints.gguf_header import read_gguf_header
+from glimp_engine.text.messages import Chat
 from glimp_engine.text.tokenizer import Text
 
 CPU = torch.device("cpu")
@@ -202,7 +203,7 @@ def test_the_tokenizer_and_the_chat_template(tmp_path):
     assert text.encode("ab<|im_end|>", allow_special=True) == [merged, end]
     assert text.decode(text.encode("a é語 <|im_end|>\n\n", allow_special=False)) == "a é語 <|im_end|>\n\n"
     assert text.end_token_ids == {end}
-    chat = text.encode_chat([{"role": "user", "content": "ab"}])
+    chat = text.encode_chat(Chat([{"role": "user", "content": "ab"}]))
     assert b"".join(text.bytes_of(i) for i in chat) == b"<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -18,7 +18,7 @@ BAD_SAMPLING = {
     "presence_penalty": [-2.1, 2.1, NAN, None],
     "frequency_penalty": [-2.1, 2.1, NAN, None],
     "seed": [1.0, "1", 2**63, -(2**63) - 1, True],
-    "stop": ["", [""], ["a", ""], ["a", 1], 7, {"a"}, None],
+    "stop": ["", [""], ["a", ""], ["a", 1], 7, {"a"}, [None]],
     "n": [0, -1, 1.0, 1025, None, True],
     "max_tokens": [0, -1, 1.5, "9"],
     "logprobs": [-1, 21, 1.0, True],
@@ -32,7 +32,7 @@ GOOD_SAMPLING = {
     "presence_penalty": [-2, 2],
     "frequency_penalty": [-2, 2],
     "seed": [None, 0, -(2**63), 2**63 - 1],
-    "stop": [(), "a", ["a", "b"]],
+    "stop": [(), "a", ["a", "b"], None],
     "n": [1, 1024],
     "max_tokens": [None, 1],
     "logprobs": [None, 0, 20],
@@ -40,11 +40,12 @@ GOOD_SAMPLING = {
 BAD_ROUTING = {
     "router": [None, "glimp", 1.0, type],
     "answer_model": ["", "both", None, 1],
-    "max_thinking_tokens": [0, -1, 1.0, None],
+    "max_thinking_tokens": [-1, 1.0, None],
     "max_step_tokens": [0, -1, 1.0, None],
     "max_answer_tokens": [0, -1, 1.0],
     "glimpse_logprobs": [-1, 21, 1.0, None, True],
     "stop_repeated_steps": [1, None, "yes"],
+    "chat_template_kwargs": [None, "enable_thinking", ["enable_thinking"], {1: True}],
 }
 BAD_ENGINE = {
     "device": ["gpu", "mps", "cuda:x", 3, None],

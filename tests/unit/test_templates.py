@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from fuzz.hostile import STEPS, bombs
-from tiny import CHAT_TEMPLATE, THINKING_TEMPLATE, make_text, make_tokenizer
+from tiny import CHAT_TEMPLATE, chat_format, make_text, make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from glimp_engine import RequestError
 from glimp_engine.text import sandbox
 from glimp_engine.text.chat import ChatTemplate
+from glimp_engine.text.messages import Chat, read_messages
 
 
 @dataclass
@@ -28,12 +29,11 @@ CHATS = [
     [{"role": "system", "content": "<b>&'é\n"}, {"role": "user", "content": "x", "name": None}],
     [
         {"role": "user", "content": [{"type": "text", "text": "a"}]},
-        {"role": "assistant", "content": "b", "thinking": "hm", "tool_calls": [Call("f", {"x": np.int64(3)})]},
+        {"role": "assistant", "content": "b", "tool_calls": [Call("f", {"x": np.int64(3)})]},
     ],
 ]
 TEMPLATES = [
     CHAT_TEMPLATE,
-    THINKING_TEMPLATE,
     "{% for m in messages %}{{ m|tojson }}{{ m.items()|list }}{{ loop.index0 ~ loop.last ~ loop.length }}{% endfor %}",
     "{% for m in messages %}{{ m|tojson(indent=2) }}{{ m.reasoning_content }}{{ m.name is defined }}{% endfor %}",
     "{% set ns = namespace(n=0, l=[]) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
@@ -51,20 +51,24 @@ TEMPLATES = [
 ]
 
 
+def rendered(tokenizer, messages):
+    return "".join(ChatTemplate(chat_format(tokenizer)).render(Chat(messages)))
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_what_is_written_is_what_transformers_writes(template):
     tokenizer = make_tokenizer(template=template)
     for chat in CHATS:
-        expected = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert ChatTemplate(tokenizer, has_thinking=False).render(chat) == expected
+        expected = tokenizer.apply_chat_template(read_messages(chat), tokenize=False, add_generation_prompt=True)
+        assert rendered(tokenizer, chat) == expected
 
 
 def test_of_several_templates_the_default_is_taken():
     tokenizer = make_tokenizer(template={"tool_use": "b", "default": "a"})
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    assert ChatTemplate(tokenizer, has_thinking=False).render(CHATS[0]) == "a"
+    assert rendered(tokenizer, CHATS[0]) == "a"
     with pytest.raises(RequestError, match="several templates, x, and no default"):
-        make_text(template={"x": "b"}).encode_chat(CHATS[0])
+        make_text(template={"x": "b"}).encode_chat(Chat(CHATS[0]))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -72,7 +76,7 @@ def test_what_explodes_ends(step, monkeypatch):
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 1.0)
     start = time.monotonic()
     with suppress(RequestError):
-        ChatTemplate(make_tokenizer(template=bombs(300, step)), has_thinking=False).render(CHATS[0])
+        rendered(make_tokenizer(template=bombs(300, step)), CHATS[0])
     assert time.monotonic() - start < 10
 
 
@@ -80,4 +84,4 @@ def test_what_loops_ends_with_its_limit(monkeypatch):
     monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.2)
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(RequestError, match=r"the chat template takes longer than 0\.2 s"):
-        make_text(template=loops).encode_chat(CHATS[0])
+        make_text(template=loops).encode_chat(Chat(CHATS[0]))

@@ -5,12 +5,13 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import CHAT_TEMPLATE, THINKING_TEMPLATE, make_text, make_tokenizer
+from tiny import CHAT_TEMPLATE, THINKING_TEMPLATE, chat_format, make_text, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from glimp_engine import CheckpointError, Model, RequestError
 from glimp_engine.sequences.streams import Dictionary
+from glimp_engine.text.messages import Chat
 from glimp_engine.text.pairs import relate
 from glimp_engine.text.tokenizer import Text
 
@@ -47,7 +48,7 @@ def pieces():
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
-    return Text(tokenizer, fast, len(fast), [2])
+    return Text(tokenizer, chat_format(fast), len(fast), [2])
 
 
 def id_of(text, token):
@@ -74,7 +75,7 @@ def test_any_ids_decode_as_the_tokenizer_decodes_them(plain, data):
 @given(written=st.text("The cat\n語é👩", max_size=20))
 def test_byte_fallback_goes_on_as_written(pieces, written):
     ids = pieces.encode(written, allow_special=False)
-    assert pieces.decode(ids) == f" {written}" or not written  # the ▁ before a text is part of what a model writes
+    assert pieces.decode(ids) == written  # without the ▁ that a text's beginning has
 
 
 def test_byte_fallback_tokens_have_their_bytes(pieces):
@@ -119,29 +120,29 @@ def test_end_tokens_are_the_union_of_what_the_files_say(tmp_path):
 
 
 def test_thinking_is_opened_where_the_template_leaves_it_to_the_model(thinking):
-    ids = thinking.encode_chat(HELLO)
+    ids = thinking.encode_chat(Chat(HELLO))
     assert thinking.is_thinking_open(ids)
     assert b"".join(thinking.bytes_of(i) for i in ids).endswith(b"assistant\n<think>\n")
-    assert make_text(template=OPENED_TEMPLATE).encode_chat(HELLO) == ids
+    assert make_text(template=OPENED_TEMPLATE).encode_chat(Chat(HELLO)) == ids
 
 
 def test_thinking_stays_closed_where_the_template_closes_it():
     closed = make_text(template=CLOSED_TEMPLATE)
-    ids = closed.encode_chat(HELLO)
+    ids = closed.encode_chat(Chat(HELLO))
     assert closed.end_thinking_id in ids
     assert not closed.is_thinking_open(ids)
 
 
 def test_a_model_without_thinking_tokens_does_not_think(plain):
     assert (plain.begin_thinking_id, plain.end_thinking_id) == (None, None)
-    ids = plain.encode_chat(HELLO)
+    ids = plain.encode_chat(Chat(HELLO))
     assert ids == plain.encode("<|im_start|>user\nThe cat<|im_end|>\n<|im_start|>assistant\n", allow_special=True)
     assert not plain.is_thinking_open(ids)
 
 
 @pytest.mark.parametrize("written", ["", "a", "a\n", "a\n\n"])
 def test_thinking_ends_on_a_line_of_its_own(thinking, written):
-    text = written + thinking.decode(thinking.end_of_thinking(written))
+    text = written + thinking.decode(thinking.end_of_thinking(written, thinking.marks))
     assert text == (written if written.endswith("\n") else written + "\n") + "</think>\n\n"
 
 
@@ -154,19 +155,19 @@ def test_thinking_tokens_are_written_and_end_tokens_are_not(thinking):
 
 @pytest.mark.parametrize("message", ["hello", {"content": "a"}, {"role": "user"}, {"role": "user", "content": 3}])
 def test_malformed_messages_are_named(plain, message):
-    with pytest.raises(RequestError, match=r"messages\[1\] is .*; allowed: a dict with role and content"):
-        plain.encode_chat([*HELLO, message])
+    with pytest.raises(RequestError, match=r"messages\[1\].* is .*; allowed: (a dict with role and content|text, )"):
+        plain.encode_chat(Chat([*HELLO, message]))
 
 
 def test_a_template_that_refuses_or_is_missing_is_a_request_error():
     with pytest.raises(RequestError, match="no chat template"):
-        make_text(template=None).encode_chat(HELLO)
+        make_text(template=None).encode_chat(Chat(HELLO))
     with pytest.raises(RequestError, match="roles alternate"):
-        make_text(template=REFUSING_TEMPLATE).encode_chat(HELLO)
+        make_text(template=REFUSING_TEMPLATE).encode_chat(Chat(HELLO))
 
 
 def test_what_is_no_tokenizer_is_a_checkpoint_error(tmp_path):
-    with pytest.raises(CheckpointError, match="expected a tokenizer"):
+    with pytest.raises(CheckpointError, match=r"expected tokenizer\.json, found no tokenizer"):
         Text.load(tmp_path, 10)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer.json: expected JSON, found: "):
@@ -178,7 +179,9 @@ def test_what_is_no_tokenizer_is_a_checkpoint_error(tmp_path):
 
 def test_one_vocabulary_of_two_widths():
     tokenizer = make_tokenizer()
-    narrow, wide = (Text(tokenizer.backend_tokenizer, tokenizer, len(tokenizer) + padding, []) for padding in (0, 3))
+    narrow, wide = (
+        Text(tokenizer.backend_tokenizer, chat_format(tokenizer), len(tokenizer) + padding, []) for padding in (0, 3)
+    )
     pair = relate(narrow, wide)
     assert pair.kind == "identical"
     assert wide.decode([len(tokenizer) + 1]) == ""  # padding writes nothing
@@ -237,7 +240,7 @@ def test_ids_are_those_of_transformers(real_models, real_texts, name):
         assert ids == peer(line)["input_ids"]
         assert text.decode(ids) == peer.decode(ids) == line
     chat = [{"role": "system", "content": "Be brief."}, *HELLO]
-    assert text.encode_chat(chat) == peer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert text.encode_chat(Chat(chat)) == peer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
 
 
 @pytest.mark.real

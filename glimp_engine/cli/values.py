@@ -1,11 +1,13 @@
-"""Types of the options that are numbers: each reads a text, or says what it found and what is allowed."""
+"""Types of the options that are values: each reads a text, or says what it found and what is allowed."""
 
 import argparse
+import json
 from collections.abc import Callable
+from typing import Any
 
 from glimp_engine.errors import ConfigError, check_integer
 
-__all__ = ["integer", "integer_from", "number"]
+__all__ = ["integer", "integer_from", "json_object", "number"]
 
 NUM_SHOWN = 60  # characters of a text that is no number
 
@@ -41,3 +43,14 @@ def integer_from(low: int, high: int | None = None) -> Callable[[str], int]:
         return int(value)
 
     return read
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"found {text[:NUM_SHOWN]!r}; allowed: a JSON object")
+    return value

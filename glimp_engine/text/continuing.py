@@ -1,0 +1,62 @@
+"""Text that goes on where other text ends: some tokenizers put a space before each text, as if it were a beginning."""
+
+import json
+from typing import Any
+
+from tokenizers import Tokenizer
+
+__all__ = ["Start", "starts_of"]
+
+Start = tuple[Any, Any]  # a normalizer and a pre-tokenizer, which a backend is given before it reads
+
+
+def starts_of(backend: Tokenizer) -> tuple[Start, Start]:
+    """How the backend reads a text's beginning, and how what goes on: the same, but for what is put before a text."""
+    parts = json.loads(
+        Tokenizer.from_str(
+            json.dumps(
+                {**EMPTY, "normalizer": state_of(backend.normalizer), "pre_tokenizer": state_of(backend.pre_tokenizer)}
+            )
+        ).to_str()
+    )
+    going_on = {
+        **parts,
+        "normalizer": without_start(parts["normalizer"]),
+        "pre_tokenizer": without_start(parts["pre_tokenizer"]),
+    }
+    beginning = backend.normalizer, backend.pre_tokenizer
+    if going_on == parts:
+        return beginning, beginning
+    built = Tokenizer.from_str(json.dumps(going_on))
+    return beginning, (built.normalizer, built.pre_tokenizer)
+
+
+EMPTY: dict[str, Any] = {
+    **{"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None},
+    **{"decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}},
+}
+
+
+def state_of(part: Any) -> Any:
+    """The part as tokenizer.json has it."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def without_start(part: Any) -> Any:
+    """A normalizer or a pre-tokenizer that puts nothing before a text, and takes nothing away there."""
+    if not isinstance(part, dict):
+        return part
+    kind, part = part.get("type"), dict(part)
+    for name in ("normalizers", "pretokenizers"):
+        if name in part:
+            part[name] = [each for each in map(without_start, part[name]) if each is not None]
+    if kind == "Prepend":
+        return None
+    if kind == "Metaspace":
+        part |= {"prepend_scheme": "never"}
+        part.pop("add_prefix_space", None)
+    if kind == "ByteLevel" and "add_prefix_space" in part:
+        part["add_prefix_space"] = False
+    if kind == "Strip":
+        part |= {"strip_left": False, "strip_right": False}
+    return part
