@@ -114,7 +114,7 @@ class ChatTemplate:
         without = self._render(replace(question, add_generation_prompt=False))
         rendered = self._render(question)
         behind = rendered.rpartition(QUESTION)[2]
-        return behind, rendered[len(without) :] if rendered.startswith(without) else behind
+        return behind, (rendered[len(without) :] if rendered.startswith(without) else "") or behind
 
     def _tried_turns(self) -> list[str]:
         """What the template writes of a question, told nothing, to think, or not to, and of a turn with a thought."""
