@@ -64,9 +64,13 @@ class SpecialNames:
 
     def broken(self, text: str, kept: Collection[str] = ()) -> str:
         """The text with a mark behind the first character of each name, but for the names to keep."""
+        return BREAK.join(self.pieces(text, kept))
+
+    def pieces(self, text: str, kept: Collection[str] = ()) -> list[str]:
+        """The text in pieces none of which has a whole name in it."""
         places = (i + 1 for i, char in enumerate(text) if char in self._starts and self._stands_at(text, i, kept))
         cuts = [0, *places, len(text)]
-        return BREAK.join(text[begin:end] for begin, end in pairwise(cuts))
+        return [text[begin:end] for begin, end in pairwise(cuts)]
 
     def _stands_at(self, text: str, start: int, kept: Collection[str]) -> bool:
         found = (text[start : start + length] for length in dict.fromkeys(self._lengths))

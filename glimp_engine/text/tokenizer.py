@@ -13,7 +13,7 @@ from glimp_engine.errors import CheckpointError, RequestError
 from glimp_engine.text.chat import ChatFormat, ChatTemplate
 from glimp_engine.text.continuing import starts_of
 from glimp_engine.text.detokenizer import Detokenizer
-from glimp_engine.text.messages import Chat
+from glimp_engine.text.messages import Chat, SpecialNames
 from glimp_engine.text.thinking import ThinkingMarks
 from glimp_engine.text.tokenizer_files import read_directory, read_gguf
 
@@ -97,7 +97,7 @@ class Text:
         if max_tokens is not None:
             self._refuse_longer(text, max_tokens)
         if not allow_special:
-            return self._ids(text, parse_special=False, is_beginning=False)
+            return self._plain_ids(text)
         ids = self._ids(text, parse_special=True, add_special=True)
         return self._with_one_begin(ids, text)
 
@@ -109,7 +109,8 @@ class Text:
         mine = {written.begin: self.marks.begin, written.end: self.marks.end}
         ids: list[int] = []
         for piece in re.split(f"({re.escape(written.begin)}|{re.escape(written.end)})", text):
-            ids += self._ids(mine.get(piece, piece), parse_special=piece in mine, is_beginning=False)
+            is_mark = piece in mine
+            ids += self._ids(mine[piece], parse_special=True, is_beginning=False) if is_mark else self._plain_ids(piece)
         return ids
 
     def encode_chat(self, chat: Chat, max_tokens: int | None = None) -> list[int]:
@@ -183,6 +184,12 @@ class Text:
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             raise RequestError(f"the tokenizer can't read the text: {type(error).__name__}: {error}") from error
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """The ids of text that goes on and has nothing special in it; a mark of thinking may be no special token."""
+        marks = () if self.marks is None else (self.marks.begin, self.marks.end)
+        pieces = SpecialNames(marks).pieces(text)
+        return [i for piece in pieces for i in self._ids(piece, parse_special=False, is_beginning=False)]
 
     def _with_one_begin(self, ids: list[int], text: str) -> list[int]:
         """A prompt's ids with one begin token: a text that has been rendered before brings its own."""

@@ -181,3 +181,16 @@ def test_a_hostile_template_is_tried_once(monkeypatch):
 def test_special_marks_are_not_taken_for_ends():
     text = make_text(special=(*CONTROL, AddedToken("<think>").content, "</think>"))
     assert text.end_thinking_id not in text.end_token_ids
+
+
+def test_what_the_other_model_wrote_comes_with_ones_own_marks():
+    seed, think = FAMILIES[2], THINK
+    texts = [family_text(marks, "special tokens") for marks in (seed, think)]
+    written = f"{seed.begin}hm{seed.end}b <think>"
+    ids = texts[1].encode_carried(written, texts[0])
+    assert [i for i in ids if i in texts[1].added_ids] == [texts[1].begin_thinking_id, texts[1].end_thinking_id]
+    assert texts[1].decode(ids) == "<think>hm</think>b <think>"
+    plain = make_text(special=CONTROL)
+    assert plain.marks is None
+    assert plain.decode(plain.encode_carried(written, texts[0])) == written
+    assert texts[1].decode(texts[1].encode_carried("<think>a", plain)) == "<think>a"
