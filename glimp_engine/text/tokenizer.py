@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from glimp_engine.errors import CheckpointError, RequestError
 from glimp_engine.text.chat import ChatFormat, ChatTemplate
@@ -24,8 +23,11 @@ END_TOKENS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>"),
     "<｜end▁of▁sentence｜>",  # noqa: RUF001
 )
-# GPT-2's letter of each byte to the character of that number, any other letter to one that has no byte
-_LETTERS = {ord(letter): byte for byte, letter in bytes_to_unicode().items()}
+# GPT-2's letters of bytes: those that can be printed are their own, the others come behind them, in order
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(0x100) if byte not in _PRINTED]
+_LETTERS = {**{byte: byte for byte in _PRINTED}, **{0x100 + i: byte for i, byte in enumerate(_OTHERS)}}
+# the byte of each letter, and for any other character one that has no byte
 BYTES_OF_LETTERS = {**{byte: 0x100 for byte in range(0x100) if byte not in _LETTERS}, **_LETTERS}
 CHARS_PER_TOKEN_TRIED = 8  # a prompt is looked at in pieces if it has more characters a token than this
 CUT_TOKENS = 64  # by which a beginning may have more tokens than it has in the whole text
