@@ -259,13 +259,15 @@ class Engine:
         if len(self._loop.runners) == 1 and routing.needs.only is not Model.SMALL:
             raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
         with self._guard:
-            streams = make_streams(prompt, self._dictionary, self._loop.pool, self.max_model_len)
+            streams = make_streams(
+                prompt, self._dictionary, self._loop.pool, self.max_model_len, sampling.truncate_prompt_tokens
+            )
             request = make_request(
                 request_id,
                 self._num_requests,
                 prompt if isinstance(prompt, str) else None,
                 streams,
-                self._dictionary.texts,
+                self._dictionary,
                 sampling,
                 routing,
                 self.max_model_len,

@@ -21,21 +21,27 @@ def list_prompts(prompts: Prompt | Sized[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def make_streams(prompt: Prompt, dictionary: Dictionary, pool: PagePool, max_model_len: int) -> Streams:
+def make_streams(
+    prompt: Prompt, dictionary: Dictionary, pool: PagePool, max_model_len: int, num_kept: int | None = None
+) -> Streams:
     """One stream for both models where the prompt means the same in both, else one for each.
+
+    Of each vocabulary's ids the last num_kept are kept, if it's given; -1 are as many as leave room for one more.
 
     Raises: RequestError when the prompt is empty, of no known form, not in the vocabulary, or far longer than
             max_model_len; it may still be too long.
     """
-    small_ids = encode(prompt, Model.SMALL, dictionary, max_model_len)
+    num_kept = max_model_len - 1 if num_kept == -1 else num_kept
+    small_ids = encode(prompt, Model.SMALL, dictionary, max_model_len, num_kept)
     if dictionary.pair.kind == "identical":
         dictionary.check_ids(small_ids, Model.LARGE)
         stream = TokenStream(small_ids, Model.SMALL, pool)
         return Streams(stream, stream, dictionary)
     if isinstance(prompt, str) or isinstance(prompt[0], dict):
-        large_ids = encode(prompt, Model.LARGE, dictionary, max_model_len)
+        large_ids = encode(prompt, Model.LARGE, dictionary, max_model_len, num_kept)
     else:
         large_ids = dictionary.carry(small_ids, dictionary.texts[Model.SMALL].decode(small_ids), Model.LARGE)
+        large_ids = large_ids if num_kept is None else large_ids[-num_kept:]
         dictionary.check_ids(large_ids, Model.LARGE)
     if dictionary.pair.kind == "mapped" and dictionary.map_ids(small_ids, Model.LARGE) == large_ids:
         stream = TokenStream(small_ids, Model.SMALL, pool)
@@ -43,19 +49,20 @@ def make_streams(prompt: Prompt, dictionary: Dictionary, pool: PagePool, max_mod
     return Streams(TokenStream(small_ids, Model.SMALL, pool), TokenStream(large_ids, Model.LARGE, pool), dictionary)
 
 
-def encode(prompt: Prompt, model: Model, dictionary: Dictionary, max_model_len: int) -> list[int]:
-    """The prompt's ids in one model's vocabulary, each of which its embedding has."""
-    text = dictionary.texts[model]
+def encode(prompt: Prompt, model: Model, dictionary: Dictionary, max_model_len: int, num_kept: int | None) -> list[int]:
+    """The prompt's ids in one model's vocabulary, or the last num_kept of them, each of which its embedding has."""
+    text, max_tokens = dictionary.texts[model], max_model_len if num_kept is None else None
     if not isinstance(prompt, (str, Sized)) or isinstance(prompt, bytes) or len(prompt) == 0:
         raise RequestError(f"prompt is {shown(prompt)}; allowed: text, token ids, or chat messages, and not empty")
     if isinstance(prompt, str):
-        token_ids = text.encode(prompt, allow_special=True, max_tokens=max_model_len)
+        token_ids = text.encode(prompt, allow_special=True, max_tokens=max_tokens)
     elif isinstance(prompt[0], dict):
-        token_ids = text.encode_chat(list(prompt), max_tokens=max_model_len)  # type: ignore[arg-type]
+        token_ids = text.encode_chat(list(prompt), max_tokens=max_tokens)  # type: ignore[arg-type]
     else:
         token_ids = [check_token_id(i, token_id, text.num_tokens) for i, token_id in enumerate(prompt)]
     if not token_ids:
         raise RequestError(f"prompt is {shown(prompt)}, which has no tokens; allowed: at least one")
+    token_ids = token_ids if num_kept is None else token_ids[-num_kept:]
     dictionary.check_ids(token_ids, model)
     return token_ids
 

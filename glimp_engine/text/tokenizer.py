@@ -77,6 +77,27 @@ class Text:
         is_written = token_id < self.num_tokens and token_id not in self._unwritten
         return self.bytes_of(token_id) if is_written else b""
 
+    def special_text(self, token_id: int) -> str:
+        """What a special token is called, which writes nothing; of any other token nothing."""
+        return self._added[token_id].content if token_id in self._unwritten else ""
+
+    def token_of(self, text: bytes, is_special: bool) -> int | None:
+        """The one token that stands for these bytes, an added one or an ordinary one; None if there is none."""
+        try:
+            if is_special:
+                return self._single_token(text.decode())
+            ids = self.encode(text.decode(), allow_special=False)
+        except UnicodeDecodeError:  # a part of a character
+            return None
+        return ids[0] if len(ids) == 1 and self.bytes_of(ids[0]) == text else None
+
+    def encode_word(self, word: str) -> list[int]:
+        """The ids of a word in what a model writes: a special token's name is that token.
+
+        Raises: RequestError on what is no text, or can't be read.
+        """
+        return self._ids(word, parse_special=True, add_special=False)
+
     def encode(self, text: str, allow_special: bool, max_tokens: int | None = None) -> list[int]:
         """The text's token ids.
 
