@@ -151,7 +151,7 @@ class Sequence:
         """
         if math.isnan(sampled.logprob):
             raise RequestError(
-                f"allowed_token_ids, bad_words, logit_bias and min_tokens leave the {self.model} model no token to write"
+                f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
             )
         self.streams.write(self.model, sampled.token_id)
         text, boundary = self.transcript.write(self.model, sampled)

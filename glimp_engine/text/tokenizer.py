@@ -22,8 +22,9 @@ END_TOKENS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>"),
     "<｜end▁of▁sentence｜>",  # noqa: RUF001
 )
+LETTER_OF_BYTE = bytes_to_unicode()
 # GPT-2's letter of each byte to the character of that number, any other letter to one that has no byte
-_LETTERS = {ord(letter): byte for byte, letter in bytes_to_unicode().items()}
+_LETTERS = {ord(letter): byte for byte, letter in LETTER_OF_BYTE.items()}
 BYTES_OF_LETTERS = {**{byte: 0x100 for byte in range(0x100) if byte not in _LETTERS}, **_LETTERS}
 CHARS_PER_TOKEN_TRIED = 8  # a prompt is looked at in pieces if it has more characters a token than this
 CUT_TOKENS = 64  # by which a beginning may have more tokens than it has in the whole text
@@ -83,13 +84,13 @@ class Text:
 
     def token_of(self, text: bytes, is_special: bool) -> int | None:
         """The one token that stands for these bytes, an added one or an ordinary one; None if there is none."""
-        try:
-            if is_special:
-                return self._single_token(text.decode())
-            ids = self.encode(text.decode(), allow_special=False)
-        except UnicodeDecodeError:  # a part of a character
-            return None
-        return ids[0] if len(ids) == 1 and self.bytes_of(ids[0]) == text else None
+        written = text.decode(errors="replace")
+        if is_special:
+            return self._single_token(written)
+        names = ["".join(LETTER_OF_BYTE[byte] for byte in text)] if self._is_byte_level else [written.replace(" ", "▁")]
+        names += [f"<0x{byte:02X}>" for byte in text[:1] if len(text) == 1]
+        ids = [self._backend.token_to_id(name) for name in names]
+        return next((i for i in ids if i is not None and i not in self.added_ids and self.bytes_of(i) == text), None)
 
     def encode_word(self, word: str) -> list[int]:
         """The ids of a word in what a model writes: a special token's name is that token.

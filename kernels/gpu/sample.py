@@ -79,9 +79,10 @@ def _sample_splits_kernel(
 ):  # fmt: skip
     """stats [R, splits, 4]: max m, sum e^(x - m), sum e^(x - m) (x - m), and a fourth.
 
-    x are the logits, c those with biases and penalties. In a row with filters the fourth is sum e^((c - max c) / temperature),
-    best [R, splits] is max c, and maxima of GROUP_SIZE tokens go to group_max. Else the fourth is max c, best the
-    largest of (c - max c) / temperature - log E (of c, if the row is greedy), and best_id its token.
+    x are the logits, c those with biases and penalties. In a row with filters the fourth is
+    sum e^((c - max c) / temperature), best [R, splits] is max c, and maxima of GROUP_SIZE tokens go to group_max. Else
+    the fourth is max c, best the largest of (c - max c) / temperature - log E (of c, if the row is greedy), and best_id
+    its token.
     """
     wait_for_inputs(PDL)
     row, split = tl.program_id(0), tl.program_id(1)
