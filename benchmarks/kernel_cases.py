@@ -300,6 +300,10 @@ def sampling(temperature: float, top_p: float) -> Sampling:
         seen_start=torch.zeros(2, dtype=torch.int32),
         seen_ids=torch.empty(0, dtype=torch.int64),
         seen_counts=torch.empty(0, dtype=torch.int32),
+        bias_start=torch.zeros(2, dtype=torch.int32),
+        bias_ids=torch.empty(0, dtype=torch.int64),
+        bias_values=torch.empty(0),
+        listed_only=one(0, torch.int32),
     )
 
 

@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define GLIMP_ABI_VERSION 2
+#define GLIMP_ABI_VERSION 3
 #define GLIMP_API __attribute__((visibility("default")))
 
 enum glimp_error {
@@ -155,12 +155,17 @@ typedef struct {
     const int32_t *seen_start;       /* [R + 1] */
     const int64_t *seen_ids;         /* [seen_start[R]] */
     const int32_t *seen_counts;      /* [seen_start[R]] */
+    const int32_t *bias_start;       /* [R + 1] */
+    const int64_t *bias_ids;         /* [bias_start[R]] */
+    const float *bias_values;        /* [bias_start[R]], below infinity; -infinity bans */
+    const int32_t *listed_only;      /* [R] */
 } glimp_sampling;
 
 /* One token a row, with its entropy and log-probability (nats, of the raw logits) and its boundary class.
  *
  * logits [R, V]; token_class [V]; token, entropy, logprob, out_class [R]. A row's results depend on that row alone.
- * A row with a NaN, or with nothing above -inf, gives token 0, entropy and logprob NaN.
+ * A row with a NaN, or with nothing above -inf, gives token 0, entropy and logprob NaN; one whose biases leave nothing
+ * above -inf gives token 0 and logprob NaN.
  */
 GLIMP_API int32_t glimp_sample(glimp_cpu *cpu, const float *logits, int64_t num_rows, int64_t vocab_size,
                                int64_t row_stride, const glimp_sampling *params, const uint8_t *token_class,

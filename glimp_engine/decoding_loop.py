@@ -136,11 +136,16 @@ class DecodingLoop:
         now: float,
     ) -> list[Event]:
         """What follows from what was sampled for a sequence; `newborn` gets its forks, each with its first token."""
-        sampled, use = pairs[0][1], sequence.awaited.use
+        use = sequence.awaited.use
         if any(each.entropy != each.entropy for _, each in pairs):
             return sequence.fail(f"the {sequence.model} model's logits are not numbers", now)
         if use is Use.SCORE:
             return sequence.take_score({row.num_after: each for row, each in pairs}, now)
+        sequence.take_prompt({row.num_after: each for row, each in pairs if row.num_after})
+        own = [pair for pair in pairs if not pair[0].num_after]
+        if not own:
+            return []
+        sampled = own[0][1]
         events: list[Event] = []
         if use is Use.GLIMPSE:
             self.meter.count_glimpse(sequence)
@@ -148,7 +153,7 @@ class DecodingLoop:
             is_small = sequence.model is Model.SMALL and sequence.awaited.use is Use.TOKEN
             if sequence.finish_reason is not None or not is_small:
                 return events
-        for row, first in pairs[1:]:
+        for row, first in own[1:]:
             newborn.append((self._fork(sequence, row.sequence_index, now), first))
         if sequence.awaited.num_unborn == 0:  # else it waits for those that this tick had no room for
             events += sequence.write(sampled, now)
@@ -197,6 +202,7 @@ class DecodingLoop:
                 prompt_token_ids=request.prompt_token_ids,
                 outputs=[member.output() for member in family],
                 error=errors[0] if errors else None,
+                prompt_logprobs=family[0].prompt_logprobs.result,
             )
         assert sequence.finish_reason is not None
         finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)

@@ -263,14 +263,20 @@ class Engine:
             raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
         with self._guard:
             read = read_prompt(prompt, routing)
-            thinks = routing.max_thinking_tokens > 0
-            streams = make_streams(read, self._dictionary, self._loop.pool, self.max_model_len, thinks)
+            streams = make_streams(
+                read,
+                self._dictionary,
+                self._loop.pool,
+                self.max_model_len,
+                sampling.truncate_prompt_tokens,
+                is_thinking_allowed=routing.max_thinking_tokens > 0,
+            )
             request = make_request(
                 request_id,
                 self._num_requests,
                 read if isinstance(read, str) else None,
                 streams,
-                self._dictionary.texts,
+                self._dictionary,
                 sampling,
                 routing,
                 self.max_model_len,

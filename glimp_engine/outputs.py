@@ -85,7 +85,7 @@ class CompletionOutput:
     cumulative_logprob: float
     logprobs: list[dict[int, Logprob]] | None
     finish_reason: FinishReason | None
-    stop_reason: str | None  # the stop string that ended it; None for an end token
+    stop_reason: str | int | None  # the stop string, or the stop token's id, that ended it; None for an end token
     thinking_finish_reason: FinishReason | None  # None: there was no thinking, or it has not ended
     steps: list[Step]
 
@@ -99,6 +99,8 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     error: str | None = None  # why, where a finish_reason is `error`
+    # one entry a token of the prompt, the first one None; None if they weren't asked for, or the prompt wasn't finished
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     @classmethod
     def failed(cls, request_id: str, prompt: object, error: Exception) -> "RequestOutput":

@@ -1,22 +1,74 @@
 """How a request's tokens are sampled."""
 
+import functools
+import math
+import operator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from glimp_engine.errors import ConfigError, check_integer, check_number
+from glimp_engine.errors import ConfigError, check_integer, check_number, shown
 
-__all__ = ["SamplingParams"]
+__all__ = ["UNSUPPORTED", "SamplingParams"]
 
 MAX_STOPS, MAX_STOP_CHARS = 64, 1024
+MAX_BAD_WORDS = 1024
+LARGEST_BIAS = 1e6
+LARGEST_ID = 2**31 - 1
+# vLLM's other fields, and what to do instead; docs/sampling.md has them all
+UNSUPPORTED = {
+    "structured_outputs": "there are no grammars here",
+    "guided_decoding": "there are no grammars here",
+    "logits_processors": "logit_bias, bad_words and allowed_token_ids are what a request may do to logits",
+    "detokenize": "text is always made, as steps end with it",
+    "spaces_between_special_tokens": "no space is put between tokens",
+    "output_kind": "Engine.stream gives events, Engine.generate finished outputs",
+    "stream_interval": "each token has its event",
+    "flat_logprobs": "log-probabilities are a dict for each token",
+    "logprob_token_ids": "logprobs gives the likeliest tokens and the one that was written",
+    "prompt_logprob_token_ids": "prompt_logprobs gives the likeliest tokens and the prompt's own",
+    "prompt_logprob_start": "prompt_logprobs gives those of the whole prompt",
+    "skip_reading_prefix_cache": "prompt_logprobs sees to it that what it needs is run",
+    "thinking_token_budget": "RoutingParams(max_thinking_tokens=) is the budget of the thinking",
+    "repetition_detection": "RoutingParams(stop_repeated_steps=) ends what repeats itself",
+    "extra_args": "there are no plugins that could read them",
+    "routed_experts_prompt_start": "models with experts don't run here",
+    "trace_decode_token_ids": "an answer that is given can be scored as a prompt, with prompt_logprobs",
+    "skip_clone": "parameters are never changed, and so never copied",
+    "output_text_buffer_length": "it follows from the stop strings",
+    "best_of": "n gives that many answers, and cumulative_logprob ranks them",
+    "use_beam_search": "there is no beam search here",
+    "length_penalty": "there is no beam search here",
+    "early_stopping": "there is no beam search here",
+}
+T = TypeVar("T")
 
 
+def refuse_by_name(cls: type[T]) -> type[T]:
+    """The class, whose constructor names what vLLM's has and this one can't do."""
+    init: Any = cls.__init__
+
+    @functools.wraps(init)
+    def checked(self: T, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name in UNSUPPORTED:
+                raise ConfigError(f"{name} is {shown(kwargs[name])}; allowed: not to give it, as {UNSUPPORTED[name]}")
+        init(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[assignment]
+    return cls
+
+
+@refuse_by_name
 @dataclass(frozen=True)
 class SamplingParams:
     """How a request's tokens are sampled; names and meanings as in vLLM.
 
-    Filters apply in the order penalties, temperature, min_p, top_k, top_p. Two runs with the same seed give the same
-    tokens, whatever else is in the batch; without a seed one is drawn for each request.
+    Biases (allowed_token_ids, bad_words, min_tokens, logit_bias) come first, then penalties, temperature, min_p, top_k,
+    top_p. Reported log-probabilities, and the entropy of a glimpse, are those of the model, before all of these. Token
+    ids are the small model's. Two runs with the same seed give the same tokens, whatever else is in the batch; without
+    a seed one is drawn for each request.
 
-    Raises: ConfigError that names the field, the value and what is allowed.
+    Raises: ConfigError that names the field, the value and what is allowed, or vLLM's field that is not supported.
     """
 
     temperature: float = 1.0  # 0 is greedy
@@ -31,6 +83,16 @@ class SamplingParams:
     n: int = 1
     max_tokens: int | None = None  # None: as many as the budgets of RoutingParams allow
     logprobs: int | None = None  # how many of the most likely tokens to report beside each token
+    stop_token_ids: tuple[int, ...] | list[int] | None = ()  # end the output as an end token does
+    ignore_eos: bool = False  # an end token is a token as any other
+    min_tokens: int = 0  # no end token, stop token or stop string before as many
+    include_stop_str_in_output: bool = False  # what ended the output stays in its text
+    logit_bias: dict[int, float] | None = None  # token id -> what is added to its logit; -inf bans it
+    bad_words: tuple[str, ...] | list[str] | None = ()  # the last token of such a word is banned where it would be next
+    allowed_token_ids: tuple[int, ...] | list[int] | None = None  # None: all
+    skip_special_tokens: bool = True  # they aren't part of the text
+    prompt_logprobs: int | None = None  # as logprobs, of the prompt's tokens
+    truncate_prompt_tokens: int | None = None  # keep the prompt's last tokens; -1: as many as leave room for one more
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0, 1e6)
@@ -45,21 +107,80 @@ class SamplingParams:
         check_integer("n", self.n, 1, 1024)
         if self.n > 1 and self.temperature == 0:
             raise ConfigError(f"n is {self.n!r} with temperature 0; allowed: 1, as greedy sequences are all the same")
+        self._check_lengths()
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 0, 20)
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}; allowed: True, False")
+        object.__setattr__(self, "stop", check_words("stop", self.stop, MAX_STOPS))
+        object.__setattr__(self, "bad_words", check_words("bad_words", self.bad_words, MAX_BAD_WORDS))
+        object.__setattr__(self, "stop_token_ids", check_ids("stop_token_ids", self.stop_token_ids or ()))
+        if self.allowed_token_ids is not None:
+            allowed = check_ids("allowed_token_ids", self.allowed_token_ids)
+            if not allowed:
+                raise ConfigError("allowed_token_ids is []; allowed: None, or at least one token id")
+            object.__setattr__(self, "allowed_token_ids", allowed)
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", check_biases(self.logit_bias))
+
+    def _check_lengths(self) -> None:
         if self.max_tokens is not None:
             check_integer("max_tokens", self.max_tokens, 1)
-        if self.logprobs is not None:
-            check_integer("logprobs", self.logprobs, 0, 20)
-        stop = (self.stop,) if isinstance(self.stop, str) else () if self.stop is None else self.stop
-        if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
-            raise ConfigError(f"stop is {self.stop!r}; allowed: a string or a list of strings, none of them empty")
-        if len(stop) > MAX_STOPS or any(len(s) > MAX_STOP_CHARS for s in stop):
-            longest = max(map(len, stop))
-            raise ConfigError(
-                f"stop has {len(stop)} strings of up to {longest} characters; "
-                f"allowed: {MAX_STOPS} of up to {MAX_STOP_CHARS}, as each token is compared with all of them"
-            )
-        object.__setattr__(self, "stop", tuple(stop))
+        check_integer("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ConfigError(f"min_tokens is {self.min_tokens}; allowed: at most max_tokens, {self.max_tokens}")
+        if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:
+            check_integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1)
 
     @property
     def has_penalties(self) -> bool:
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
+    @property
+    def follows_text(self) -> bool:
+        """Whether what is done to a token's logits depends on the tokens before it."""
+        return self.has_penalties or bool(self.bad_words) or self.min_tokens > 0
+
+
+def check_words(name: str, words: Any, max_words: int) -> tuple[str, ...]:
+    """The words, each once: one alone, a list, or None. Raises: ConfigError when they aren't words, or too many."""
+    each = () if words is None else (words,) if isinstance(words, str) else words
+    if not isinstance(each, (tuple, list)) or not all(isinstance(word, str) and word for word in each):
+        raise ConfigError(f"{name} is {shown(words)}; allowed: a string or a list of strings, none of them empty")
+    if len(each) > max_words or any(len(word) > MAX_STOP_CHARS for word in each):
+        raise ConfigError(
+            f"{name} has {len(each)} strings of up to {max(map(len, each))} characters; "
+            f"allowed: {max_words} of up to {MAX_STOP_CHARS}, as each token is compared with all of them"
+        )
+    return tuple(dict.fromkeys(each))
+
+
+def check_ids(name: str, ids: Any) -> tuple[int, ...]:
+    """The token ids, each once. Raises: ConfigError when they aren't a list of such."""
+    if not isinstance(ids, (tuple, list)):
+        raise ConfigError(f"{name} is {shown(ids)}; allowed: a list of token ids")
+    return tuple(dict.fromkeys(check_id(f"{name}[{i}]", token_id) for i, token_id in enumerate(ids)))
+
+
+def check_id(name: str, token_id: Any) -> int:
+    """The token id, if it may be one. Raises: ConfigError."""
+    try:
+        number = -1 if isinstance(token_id, bool) else operator.index(token_id)  # of numpy's integers too
+    except TypeError:
+        number = -1
+    if not 0 <= number <= LARGEST_ID:
+        raise ConfigError(f"{name} is {shown(token_id)}; allowed: a token id, from 0 on")
+    return number
+
+
+def check_biases(biases: Any) -> dict[int, float]:
+    """The biases by token id. Raises: ConfigError when they are none."""
+    if not isinstance(biases, dict):
+        raise ConfigError(f"logit_bias is {shown(biases)}; allowed: a dict from token id to number")
+    checked = {}
+    for token_id, bias in biases.items():
+        check_number(f"logit_bias[{shown(token_id)}]", bias, -math.inf, LARGEST_BIAS)
+        checked[check_id(f"logit_bias's key {shown(token_id)}", token_id)] = float(bias)
+    return checked

@@ -52,6 +52,10 @@ class Sampling:
     seen_start: Tensor  # [R + 1] int32, row r's seen tokens are seen_start[r] : seen_start[r + 1]
     seen_ids: Tensor  # [N] int64, distinct token ids of prompt and output; empty for a row without penalties
     seen_counts: Tensor  # [N] int32, how often in the output (0: in the prompt only)
+    bias_start: Tensor  # [R + 1] int32, row r's biases are bias_start[r] : bias_start[r + 1]
+    bias_ids: Tensor  # [M] int64, distinct token ids of a row
+    bias_values: Tensor  # [M] fp32, what is added to their logits; -inf bans a token
+    listed_only: Tensor  # [R] int32, other than 0: a row that has biases bans every token without one
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Samples:
 
     token: Tensor  # [R] int64
     entropy: Tensor  # [R] fp32, nats, of softmax(raw logits)
-    logprob: Tensor  # [R] fp32, nats, of the token under softmax(raw logits)
+    logprob: Tensor  # [R] fp32, nats, of the token under softmax(raw logits); NaN where no token is left to draw
     token_class: Tensor  # [R] uint8, boundary class of the token
 
 
@@ -112,10 +116,11 @@ class Ops(Protocol):
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         """One token a row with its entropy, log-probability and class: logits [R, V], token_class [V] uint8.
 
-        Penalties, temperature, min_p, top_k, top_p, in this order; each filter keeps the tokens that tie with its
-        last one. The token is the largest of logit / temperature - log(noise), the lowest id among equals, where the
-        noise of a token id depends on (seed, sequence index, position) alone (`philox.exponential_noise`). A row
-        that has a NaN or nothing above -inf gives token 0 with entropy and log-probability NaN.
+        Biases, penalties, temperature, min_p, top_k, top_p, in this order; each filter keeps the tokens that tie with
+        its last one. The token is the largest of logit / temperature - log(noise), the lowest id among equals, where
+        the noise of a token id depends on (seed, sequence index, position) alone (`philox.exponential_noise`). A row
+        that has a NaN or nothing above -inf gives token 0 with entropy and log-probability NaN; one whose biases leave
+        nothing above -inf gives token 0 with log-probability NaN, and its entropy.
         """
 
     def top_logprobs(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

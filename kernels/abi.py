@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 LIBRARY = Path(__file__).parent / "libglimp.so"
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 PATHS = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3, "avx512_vnni": 4}
 TYPES = {
@@ -85,6 +85,10 @@ class CSampling(ctypes.Structure):
             "seen_start",
             "seen_ids",
             "seen_counts",
+            "bias_start",
+            "bias_ids",
+            "bias_values",
+            "listed_only",
         )
     ]
 

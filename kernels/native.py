@@ -43,6 +43,10 @@ SAMPLING_DTYPES = {
     "seen_start": torch.int32,
     "seen_ids": torch.int64,
     "seen_counts": torch.int32,
+    "bias_start": torch.int32,
+    "bias_ids": torch.int64,
+    "bias_values": torch.float32,
+    "listed_only": torch.int32,
 }
 
 
@@ -275,9 +279,10 @@ def kv_of(k_cache: Tensor, v_cache: Tensor, num_kv_heads: int, head_dim: int) ->
 
 def sampling_of(params: Sampling, num_rows: int) -> CSampling:
     """The parameters' addresses; valid as long as they are."""
-    expect("params.seen_start", params.seen_start, (num_rows + 1,), torch.int32)
-    num_seen = params.seen_start.tolist()[-1]
-    lengths = {"seen_start": num_rows + 1, "seen_ids": num_seen, "seen_counts": num_seen}
+    lengths = dict.fromkeys(("seen_start", "bias_start"), num_rows + 1)
+    for name, columns in (("seen_start", ("seen_ids", "seen_counts")), ("bias_start", ("bias_ids", "bias_values"))):
+        starts = expect(f"params.{name}", getattr(params, name), (num_rows + 1,), torch.int32)
+        lengths |= dict.fromkeys(columns, starts.tolist()[-1])
     return CSampling(
         *(
             expect(f"params.{name}", getattr(params, name), (lengths.get(name, num_rows),), dtype).data_ptr()

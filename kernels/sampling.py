@@ -8,6 +8,8 @@ from glimp_engine.kernels.philox import exponential_noise
 
 __all__ = ["sample", "top_logprobs"]
 
+NOTHING_LEFT = -1
+
 
 def sample(logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
     """One token a row with its entropy, log-probability and class; see `Ops.sample`."""
@@ -15,20 +17,25 @@ def sample(logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
         [choose(logits[row], sampling, row) for row in range(len(logits))], dtype=torch.int64, device=logits.device
     )
     logprobs = logits.log_softmax(dim=-1)
+    logprob = logprobs.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
+    logprob[tokens == NOTHING_LEFT] = torch.nan
+    tokens = tokens.clamp(min=0)
     terms = torch.where(logprobs == -torch.inf, 0.0, logprobs.exp() * logprobs)
     return Samples(
         token=tokens,
         entropy=(-terms.sum(dim=-1)).clamp(min=0),
-        logprob=logprobs.gather(1, tokens[:, None])[:, 0],
+        logprob=logprob,
         token_class=token_class[tokens],
     )
 
 
 def choose(logits: Tensor, sampling: Sampling, row: int) -> int:
-    """The row's token, from its logits [V]; 0 where they aren't numbers."""
+    """The row's token, from its logits [V]; 0 where they aren't numbers, NOTHING_LEFT where the biases ban all."""
     if not logits.max().isfinite():
         return 0
-    logits = penalize(logits, sampling, row)
+    logits = penalize(add_biases(logits, sampling, row), sampling, row)
+    if logits.max() == -torch.inf:
+        return NOTHING_LEFT
     temperature = float(sampling.temperature[row])
     if temperature == 0:
         return first_max(logits)
@@ -42,6 +49,19 @@ def choose(logits: Tensor, sampling: Sampling, row: int) -> int:
         logits.dtype,
     ).to(logits.device)
     return first_max(torch.where(kept, scaled - noise.log(), -torch.inf))  # Gumbel-max: -log E is a Gumbel variate
+
+
+def add_biases(logits: Tensor, sampling: Sampling, row: int) -> Tensor:
+    """The logits with the row's biases; a ban is -inf, and whatever else stays a number."""
+    begin, end = int(sampling.bias_start[row]), int(sampling.bias_start[row + 1])
+    if begin == end:
+        return logits
+    ids, values = sampling.bias_ids[begin:end], sampling.bias_values[begin:end].to(logits.dtype)
+    largest = torch.finfo(logits.dtype).max
+    raw = logits[ids]
+    biased = (raw + values).clamp(-largest, largest).where((raw > -torch.inf) & (values > -torch.inf), -torch.inf)
+    rest = torch.full_like(logits, -torch.inf) if sampling.listed_only[row] else logits
+    return rest.index_put((ids,), biased)
 
 
 def penalize(logits: Tensor, sampling: Sampling, row: int) -> Tensor:

@@ -23,8 +23,8 @@ FILTERS = [
 ]
 
 
-def make_sampling(num_rows, seen=(), **values):
-    """Parameters that do nothing, but for `values`; seen: (ids, counts) a row."""
+def make_sampling(num_rows, seen=(), biases=(), **values):
+    """Parameters that do nothing, but for `values`; seen: (ids, counts) a row, biases: {id: value} a row."""
     neutral = {"temperature": 1, "top_p": 1, "repetition_penalty": 1}
     seen = list(seen) or [([], [])] * num_rows
     columns = {
@@ -32,10 +32,17 @@ def make_sampling(num_rows, seen=(), **values):
         "seen_ids": torch.tensor([i for ids, _ in seen for i in ids], dtype=torch.int64),
         "seen_counts": torch.tensor([c for _, counts in seen for c in counts], dtype=torch.int32),
     }
+    biases = list(biases) or [{}] * num_rows
+    columns |= {
+        "bias_start": torch.tensor(np.cumsum([0, *map(len, biases)]), dtype=torch.int32),
+        "bias_ids": torch.tensor([i for row in biases for i in row], dtype=torch.int64),
+        "bias_values": torch.tensor([value for row in biases for value in row.values()], dtype=torch.float32),
+    }
     for field in dataclasses.fields(Sampling):
         if field.name not in columns:
             value = values.get(field.name, neutral.get(field.name, 0))
-            dtype = {"seed": torch.int64, "position": torch.int64, "top_k": torch.int32, "sequence_index": torch.int32}
+            dtype = {"seed": torch.int64, "position": torch.int64}
+            dtype |= dict.fromkeys(("top_k", "sequence_index", "listed_only"), torch.int32)
             column = torch.as_tensor(value).expand(num_rows) if torch.as_tensor(value).ndim == 0 else value
             columns[field.name] = torch.as_tensor(column).to(dtype.get(field.name, torch.float32)).contiguous()
     return Sampling(**columns)
@@ -164,3 +171,62 @@ def random_seen(vocab_size, num_seen):
     generator = np.random.default_rng(0)
     ids = [generator.choice(vocab_size, size=n, replace=False).tolist() for n in num_seen]
     return [(own, generator.integers(0, 4, size=len(own)).tolist()) for own in ids]
+
+
+BIASES = [{}, {3: 4.0, 50: -2.5}, {}, {0: -math.inf, 7: 100.0, 9: -100.0}, {1: 0.0, 2: 0.0, 60: 0.5}, {4: 3e38}]
+LISTED_ONLY = torch.tensor([0, 0, 1, 0, 1, 1])  # the third row has no list, and so no ban
+
+
+def plainly_biased(logits, biases, listed_only):
+    """The logits with each row's biases, written out in full, in float64."""
+    dense = torch.zeros(logits.shape, dtype=torch.float64)
+    for row, own in enumerate(biases):
+        if own and listed_only[row]:
+            dense[row] = -torch.inf
+        for token, bias in own.items():
+            dense[row, token] = bias
+    return logits.double() + dense
+
+
+def check_biases(sample, vocab_size=111, **values):
+    """Tokens are drawn from the biased logits; entropy and log-probability are the raw ones'."""
+    logits = random_logits(len(BIASES), vocab_size, seed=4)
+    logits[3, 9] = 100.0  # which its bias takes back
+    lists = {"seen": [([3, 5], [2, 0])] * len(BIASES), "biases": BIASES, "listed_only": LISTED_ONLY}
+    params = make_sampling(len(BIASES), **lists, **values, seed=torch.arange(6), presence_penalty=0.5)
+    before = logits.clone()
+    samples = sample(logits, params, classes_of(vocab_size))
+    assert torch.equal(logits, before)
+    expected = plainly_biased(logits, BIASES, LISTED_ONLY)
+    expected[:, 3] -= 0.5
+    plain = make_sampling(len(BIASES), **values, seed=torch.arange(6))
+    oracle = ReferenceOps().sample(expected, plain, classes_of(vocab_size))
+    assert samples.token.tolist() == oracle.token.tolist()
+    assert samples.token.tolist() != logits.argmax(-1).tolist()
+    raw = logits.double().log_softmax(-1)
+    assert samples.logprob.tolist() == pytest.approx(raw.gather(1, samples.token[:, None])[:, 0].tolist(), abs=1e-4)
+    assert samples.entropy.tolist() == pytest.approx((-(raw.exp() * raw).sum(-1)).tolist(), abs=1e-5)
+    assert samples.token_class.tolist() == [token % 251 for token in samples.token.tolist()]
+
+
+def check_nothing_left(sample, vocab_size, **values):
+    """Where the biases ban all that could be drawn a row says so, and harms no other; one token left is drawn."""
+    logits = random_logits(5, vocab_size)
+    logits[1, 2] = -torch.inf  # a bias doesn't bring back what can't be
+    biases = [
+        dict.fromkeys(range(vocab_size), -math.inf),
+        {2: 50.0},
+        {vocab_size - 1: -90.0},
+        {},
+        {token: -math.inf for token in range(vocab_size) if token != 1},
+    ]
+    listed_only = torch.tensor([0, 1, 1, 1, 0])
+    params = make_sampling(5, biases=biases, listed_only=listed_only, **values)
+    samples = sample(logits, params, classes_of(vocab_size))
+    assert samples.logprob.isnan().tolist() == [True, True, False, False, False]
+    assert samples.token[:3].tolist() == [0, 0, vocab_size - 1]
+    assert samples.token[4] == 1
+    raw = logits.double().log_softmax(-1)
+    terms = torch.where(raw == -torch.inf, 0.0, raw.exp() * raw)
+    assert samples.entropy.tolist() == pytest.approx((-terms.sum(-1)).tolist(), abs=1e-5)
+    assert samples.logprob[2].item() == pytest.approx(raw[2, vocab_size - 1].item(), abs=1e-4)

@@ -99,15 +99,19 @@ def attention_batch(new_tokens: int, num_sequences: int) -> Attention:
     )
 
 
-def sampling(num_rows: int, num_seen: int) -> Sampling:
+def sampling(num_rows: int, num_listed: int) -> Sampling:
     """Parameters of num_rows; only their types matter."""
-    wide = {"seed": torch.int64, "position": torch.int64, "seen_ids": torch.int64}
-    narrow = dict.fromkeys(("top_k", "sequence_index", "seen_start", "seen_counts"), torch.int32)
-    sizes = {"seen_start": num_rows + 1, "seen_ids": num_seen, "seen_counts": num_seen}
-    names = Sampling.__dataclass_fields__
+    wide = {"seed": torch.int64, "position": torch.int64, "seen_ids": torch.int64, "bias_ids": torch.int64}
+    names = ("top_k", "sequence_index", "seen_start", "seen_counts", "bias_start", "listed_only")
+    narrow = dict.fromkeys(names, torch.int32)
+    sizes = dict.fromkeys(("seen_start", "bias_start"), num_rows + 1)
+    sizes |= dict.fromkeys(("seen_ids", "seen_counts", "bias_ids", "bias_values"), num_listed)
     dtypes = {**wide, **narrow}
     return Sampling(
-        **{name: torch.zeros(sizes.get(name, num_rows), dtype=dtypes.get(name, torch.float32)) for name in names}
+        **{
+            name: torch.zeros(sizes.get(name, num_rows), dtype=dtypes.get(name, torch.float32))
+            for name in Sampling.__dataclass_fields__
+        }
     )
 
 

@@ -114,14 +114,15 @@ def make_attention(num_sequences: int, new_tokens: int, context: int) -> tuple[A
 
 def make_sampling(num_rows: int, **values: float) -> Sampling:
     """One set of parameters for all rows, with a seed of its own each."""
-    dtypes = {"seed": torch.int64, "position": torch.int64, "top_k": torch.int32, "sequence_index": torch.int32}
+    dtypes = {"seed": torch.int64, "position": torch.int64}
+    dtypes |= dict.fromkeys(("top_k", "sequence_index", "listed_only"), torch.int32)
     neutral = {"top_p": 1.0, "repetition_penalty": 1.0}
     columns = {
         name: torch.full(
             (num_rows,), values.get(name, neutral.get(name, 0)), dtype=dtypes.get(name, torch.float32), device=DEVICE
         )
         for name in Sampling.__dataclass_fields__
-        if not name.startswith("seen_")
+        if not name.startswith(("seen_", "bias_"))
     }
     columns["seed"] += torch.arange(num_rows, device=DEVICE)
     return Sampling(
@@ -129,4 +130,7 @@ def make_sampling(num_rows: int, **values: float) -> Sampling:
         seen_start=torch.zeros(num_rows + 1, dtype=torch.int32, device=DEVICE),
         seen_ids=torch.empty(0, dtype=torch.int64, device=DEVICE),
         seen_counts=torch.empty(0, dtype=torch.int32, device=DEVICE),
+        bias_start=torch.zeros(num_rows + 1, dtype=torch.int32, device=DEVICE),
+        bias_ids=torch.empty(0, dtype=torch.int64, device=DEVICE),
+        bias_values=torch.empty(0, device=DEVICE),
     )

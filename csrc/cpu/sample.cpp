@@ -82,9 +82,11 @@ class RowSampler {
         const float max = max_of(x_);
         if (!std::isfinite(max)) return;
         const Mass mass = mass_of(x_, max);
-        *token = choose(max, mass.total);
         const double log_total = std::log(mass.total);
         *entropy = static_cast<float>(std::max(0.0, log_total - mass.moment / mass.total));
+        const int64_t chosen = choose(max, mass.total);
+        if (chosen == n_) return;
+        *token = chosen;
         *logprob = static_cast<float>(static_cast<double>(x_[*token]) - max - log_total);
     }
 
@@ -123,9 +125,20 @@ class RowSampler {
         return mass;
     }
 
-    // The penalised logits.
-    void penalize(float *z) {
-        std::copy(x_, x_ + n_, z);
+    bool has_biases() const { return p_.bias_start[r_] != p_.bias_start[r_ + 1]; }
+    bool has_penalties() const { return p_.seen_start[r_] != p_.seen_start[r_ + 1]; }
+
+    // The logits with biases and penalties.
+    void adjust(float *z) {
+        if (has_biases() && p_.listed_only[r_])
+            std::fill(z, z + n_, -kInfinity);
+        else
+            std::copy(x_, x_ + n_, z);
+        for (int32_t b = p_.bias_start[r_]; b < p_.bias_start[r_ + 1]; ++b) {
+            const float raw = x_[p_.bias_ids[b]], bias = p_.bias_values[b];
+            const bool is_banned = raw == -kInfinity || bias == -kInfinity;
+            z[p_.bias_ids[b]] = is_banned ? -kInfinity : std::max(-kLargest, std::min(kLargest, raw + bias));
+        }
         for (int32_t s = p_.seen_start[r_]; s < p_.seen_start[r_ + 1]; ++s) {
             float &value = z[p_.seen_ids[s]];
             if (value == -kInfinity) continue;  // whatever is taken off it
@@ -136,13 +149,14 @@ class RowSampler {
         }
     }
 
-    // raw_total: the mass of the raw logits
+    // The row's token; n if the biases ban all. raw_total: the mass of the raw logits
     int64_t choose(float max, double raw_total) {
         const float *z = x_;
-        if (p_.seen_start[r_] != p_.seen_start[r_ + 1]) {
-            penalize(room_.scaled);
+        if (has_biases() || has_penalties()) {
+            adjust(room_.scaled);
             z = room_.scaled;
             max = max_of(z);
+            if (max == -kInfinity) return n_;
         }
         const int64_t likeliest = first_of(z, max);
         const float temperature = p_.temperature[r_];
@@ -294,10 +308,22 @@ class RowSampler {
 
 bool is_within(float value, float low, float high) { return value >= low && value <= high; }  // no NaN is
 
+// Row r's list of tokens is start[r] : start[r + 1] of ids and values.
+int32_t check_lists(const int32_t *start, const int64_t *ids, const void *values, int64_t num_rows,
+                    int64_t vocab_size) {
+    for (int64_t r = 0; r < num_rows; ++r)
+        if (start[r] < 0 || start[r + 1] < start[r] || start[r + 1] - start[r] > vocab_size)  // its ids are distinct
+            return GLIMP_BAD_SIZE;
+    if (start[num_rows] > start[0] && (!ids || !values)) return GLIMP_NULL_POINTER;
+    for (int32_t i = start[0]; i < start[num_rows]; ++i)
+        if (ids[i] < 0 || ids[i] >= vocab_size) return GLIMP_OUT_OF_RANGE;
+    return GLIMP_OK;
+}
+
 int32_t check_sampling(const glimp_sampling &p, int64_t num_rows, int64_t vocab_size) {
     const void *columns[] = {p.temperature,      p.top_k,             p.top_p, p.min_p,          p.repetition_penalty,
                              p.presence_penalty, p.frequency_penalty, p.seed,  p.sequence_index, p.position,
-                             p.seen_start};
+                             p.seen_start,       p.bias_start,        p.listed_only};
     for (const void *column : columns)
         if (!column) return GLIMP_NULL_POINTER;
     for (int64_t r = 0; r < num_rows; ++r) {
@@ -307,13 +333,10 @@ int32_t check_sampling(const glimp_sampling &p, int64_t num_rows, int64_t vocab_
                              is_within(p.frequency_penalty[r], -kLargest, kLargest);
         if (!is_good) return GLIMP_BAD_VALUE;
     }
-    for (int64_t r = 0; r < num_rows; ++r)
-        if (p.seen_start[r] < 0 || p.seen_start[r + 1] < p.seen_start[r] ||
-            p.seen_start[r + 1] - p.seen_start[r] > vocab_size)  // a row's seen tokens are distinct
-            return GLIMP_BAD_SIZE;
-    if (p.seen_start[num_rows] > p.seen_start[0] && (!p.seen_ids || !p.seen_counts)) return GLIMP_NULL_POINTER;
-    for (int32_t s = p.seen_start[0]; s < p.seen_start[num_rows]; ++s)
-        if (p.seen_ids[s] < 0 || p.seen_ids[s] >= vocab_size) return GLIMP_OUT_OF_RANGE;
+    if (const int32_t error = check_lists(p.seen_start, p.seen_ids, p.seen_counts, num_rows, vocab_size)) return error;
+    if (const int32_t error = check_lists(p.bias_start, p.bias_ids, p.bias_values, num_rows, vocab_size)) return error;
+    for (int32_t b = p.bias_start[0]; b < p.bias_start[num_rows]; ++b)
+        if (!is_within(p.bias_values[b], -kInfinity, kLargest)) return GLIMP_BAD_VALUE;
     return GLIMP_OK;
 }
 

@@ -32,7 +32,13 @@ class Batch:
     rows: list[Row]
     logit_rows: Tensor  # [R] int64, of [T]
     sampling: Sampling
-    num_top_logprobs: int  # the most that any row asks for
+    num_top_logprobs: list[int]  # that each row asks for
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each row is sampled by numbers alone: a graph has no place for lists, nor for what else is asked."""
+        has_lists = len(self.sampling.seen_ids) or len(self.sampling.bias_ids)
+        return not has_lists and not any(self.num_top_logprobs)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors there."""
@@ -52,13 +58,14 @@ class SamplingColumns:
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
+        self._model = Model.SMALL
         self._sampling: Sampling | None = None
 
     def of(self, rows: list[Row], model: Model) -> Sampling:
         """One value a row in each column; they hold until the next call."""
-        has_penalties = any(row.sequence.request.sampling.has_penalties for row in rows)
-        if self._sampling is None or has_penalties or rows != self._rows:
-            self._rows, self._sampling = rows, build_sampling(rows, model)
+        is_kept = rows == self._rows and model is self._model
+        if self._sampling is None or not is_kept or any(row.sequence.request.sampling.follows_text for row in rows):
+            self._rows, self._model, self._sampling = rows, model, build_sampling(rows, model)
         else:
             self._sampling.position.copy_(column(positions(rows), np.int64))
         return self._sampling
@@ -79,7 +86,7 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
         rows=rows,
         logit_rows=column(logit_rows, np.int64),
         sampling=sampling.of(rows, plan.model),
-        num_top_logprobs=max((num_top_logprobs(row.sequence) for row in rows), default=0),
+        num_top_logprobs=[num_top_logprobs(row) for row in rows],
     )
 
 
@@ -88,9 +95,12 @@ def column(values: list[int] | list[float] | list[list[int]], dtype: type[np.gen
     return torch.from_numpy(np.array(values, dtype))
 
 
-def num_top_logprobs(sequence: Sequence) -> int:
-    """How many log-probabilities the sequence's next row is asked for, by its router or by its user."""
+def num_top_logprobs(row: Row) -> int:
+    """How many log-probabilities the row is asked for, by its sequence's router or by its user."""
+    sequence = row.sequence
     routing, num_asked = sequence.request.routing, sequence.request.sampling.logprobs or 0
+    if sequence.is_of_prompt(row.num_after):
+        return sequence.request.sampling.prompt_logprobs or 0
     if sequence.awaited.use is Use.SCORE:
         return NUM_SCORE_LOGPROBS
     if sequence.awaited.use is Use.GLIMPSE:
@@ -125,11 +135,12 @@ def positions(rows: list[Row]) -> list[int]:
 
 
 def build_sampling(rows: list[Row], model: Model) -> Sampling:
-    """The rows' sampling parameters; seen tokens only where there are penalties."""
+    """The rows' sampling parameters; seen tokens only where there are penalties, and something is to be written."""
     params = [row.sequence.request.sampling for row in rows]
+    biases = [row.sequence.biases(row.num_after) for row in rows]
     seen_start, seen_ids, seen_counts = [0], list[int](), list[int]()
     for row in rows:
-        if row.sequence.request.sampling.has_penalties:
+        if row.sequence.request.sampling.has_penalties and not row.num_after:
             counts = row.sequence.stream.counts()
             seen_ids += row.sequence.streams.in_ids_of(model, list(counts))
             seen_counts += counts.values()
@@ -148,4 +159,8 @@ def build_sampling(rows: list[Row], model: Model) -> Sampling:
         seen_start=column(seen_start, np.int32),
         seen_ids=column(seen_ids, np.int64),
         seen_counts=column(seen_counts, np.int32),
+        bias_start=column([0, *accumulate(len(each.by_id) for each in biases)], np.int32),
+        bias_ids=column([token_id for each in biases for token_id in each.by_id], np.int64),
+        bias_values=column([value for each in biases for value in each.by_id.values()], np.float32),
+        listed_only=column([int(each.listed_only) for each in biases], np.int32),
     )

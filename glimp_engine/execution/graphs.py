@@ -106,7 +106,7 @@ class Tick:
 class GraphRunner(ModelRunner):
     """A runner that replays one graph a tick, or, given `ahead`, lets decoding run ahead.
 
-    Batches with penalties or top log-probabilities run without a graph, as do those in which forks are born.
+    Batches with biases, penalties or top log-probabilities run without a graph, as do those in which forks are born.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class GraphRunner(ModelRunner):
         if ahead is not None and ahead.is_at(batch, {id(loop) for loop, _ in self._loops.values()}):
             return partial(self._finish_ahead, ahead, batch)
         bucket = bucket_of(len(batch.token_ids), len(batch.attention.kv_len))
-        if batch.num_top_logprobs or len(batch.sampling.seen_ids) or len(batch.rows) > bucket.num_sequences:
+        if not batch.is_plain or len(batch.rows) > bucket.num_sequences:
             return partial(super().run, batch)
         if ahead is not None and len(batch.token_ids) == len(batch.rows):
             if bucket not in self._loops:

@@ -80,6 +80,8 @@ class DecodeLoop:
         tick = self._next_tick
         if batch.rows != self._rows or tick >= self.max_ticks or len(batch.token_ids) != len(self._rows):
             return False
+        if not batch.is_plain:  # a word may have come to the place where its last token is banned
+            return False
         if self.flag_values[IS_OVER] and self.flag_values[NUM_DONE] <= tick:
             return False
         positions, slots = self._first

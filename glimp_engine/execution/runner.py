@@ -15,6 +15,8 @@ from glimp_engine.sequences import SampledToken
 
 __all__ = ["Forward", "ModelRunner"]
 
+ROWS_AT_ONCE = 32  # of a prompt's log-probabilities: an ordered row takes three times the memory of its logits
+
 
 class Forward(Protocol):
     """What a runner needs of a model: `Decoder`, `NativeDecoder`, or a scripted one in tests."""
@@ -49,10 +51,7 @@ class ModelRunner:
         if not batch.rows:
             return []
         samples = self.sample(logits, batch.sampling)
-        top: list[list[tuple[int, float]]] = [[]] * len(batch.rows)
-        if batch.num_top_logprobs:
-            values, ids = self._ops.top_logprobs(logits, batch.num_top_logprobs)
-            top = [list(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+        top = self._top_logprobs(logits, batch.num_top_logprobs)
         # the one read-back of a tick: the host needs the tokens to know what follows them
         columns = (samples.token, samples.entropy, samples.logprob, samples.token_class)
         return [SampledToken(*row) for row in zip(*(column.tolist() for column in columns), top, strict=True)]
@@ -60,6 +59,17 @@ class ModelRunner:
     def start(self, batch: Batch) -> Callable[[], list[SampledToken]]:
         """Begin what `run` does, as far as the device does it alone; the result waits for it and gives the samples."""
         return partial(self.run, batch)
+
+    def _top_logprobs(self, logits: Tensor, nums_asked: list[int]) -> list[list[tuple[int, float]]]:
+        """(token id, log-probability), descending, as many as each row asks for."""
+        top: list[list[tuple[int, float]]] = [[] for _ in nums_asked]
+        asking = [row for row, num_asked in enumerate(nums_asked) if num_asked]
+        for start in range(0, len(asking), ROWS_AT_ONCE):
+            rows = asking[start : start + ROWS_AT_ONCE]
+            values, ids = self._ops.top_logprobs(logits[rows], max(nums_asked[row] for row in rows))
+            for row, own_ids, own_values in zip(rows, ids.tolist(), values.tolist(), strict=True):
+                top[row] = list(zip(own_ids, own_values, strict=True))[: nums_asked[row]]
+        return top
 
     def sample(self, logits: Tensor, sampling: Sampling) -> Samples:
         """A token for each row of logits, which lose what the model must not write."""

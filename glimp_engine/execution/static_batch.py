@@ -91,13 +91,16 @@ class StaticBatch:
         return Attention(**{field.name: self.device[field.name] for field in fields(Attention)})
 
     def sampling(self) -> Sampling:
-        """Without penalties: how many tokens have been seen is not a bucket's to say."""
+        """Without biases and penalties: how many tokens have them is not a bucket's to say."""
         device = self._device_block.device
         columns = {
             **self.device,
             "seen_start": torch.zeros(self.bucket.num_sequences + 1, dtype=torch.int32, device=device),
             "seen_ids": torch.empty(0, dtype=torch.int64, device=device),
             "seen_counts": torch.empty(0, dtype=torch.int32, device=device),
+            "bias_start": torch.zeros(self.bucket.num_sequences + 1, dtype=torch.int32, device=device),
+            "bias_ids": torch.empty(0, dtype=torch.int64, device=device),
+            "bias_values": torch.empty(0, dtype=torch.float32, device=device),
         }
         return Sampling(**{field.name: columns[field.name] for field in fields(Sampling)})
 
@@ -106,7 +109,9 @@ def input_shapes(bucket: Bucket, num_pages: int) -> dict[str, tuple[tuple[int, .
     """Shape and dtype of every input that changes from batch to batch."""
     num_tokens, num_sequences = bucket.num_tokens, bucket.num_sequences
     names = ["token_ids", "logit_rows", *(f.name for f in fields(Attention)), *(f.name for f in fields(Sampling))]
-    shapes: dict[str, tuple[int, ...]] = {name: (num_sequences,) for name in names if not name.startswith("seen_")}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (num_sequences,) for name in names if not name.startswith(("seen_", "bias_"))
+    }
     shapes |= dict.fromkeys(("token_ids", "positions", "slots"), (num_tokens,))
     shapes |= {"query_start": (num_sequences + 1,), "page_table": (num_sequences, num_pages)}
     shapes |= {**dict.fromkeys(LOOP_FIELDS, (num_sequences,)), "control": (3,)}

@@ -31,7 +31,7 @@ class OpenDraft:
         """Everything is as if the step had never been opened."""
         streams, transcript, phases, steps = self._parts
         transcript.take_back(self._transcript_mark)
-        streams.take_back(self.stream_lens, self._transcript_mark.num_tokens, self._transcript_mark.num_chars)
+        streams.take_back(self.stream_lens, self._transcript_mark.num_tokens, self._transcript_mark.num_plain_chars)
         phases.take_back(self._phases_mark)
         steps.take_back()
 

@@ -112,17 +112,28 @@ def read_integer(index: int, token_id: object) -> int:
 
 
 def make_streams(
-    prompt: PromptText, dictionary: Dictionary, pool: PagePool, max_model_len: int, is_thinking_allowed: bool = True
+    prompt: PromptText,
+    dictionary: Dictionary,
+    pool: PagePool,
+    max_model_len: int,
+    num_kept: int | None = None,
+    is_thinking_allowed: bool = True,
 ) -> Streams:
     """One stream for both models where the prompt means the same in both, else one for each.
+
+    Of each vocabulary's ids the last num_kept are kept, if it's given; -1 are as many as leave room for one more.
 
     Raises: RequestError when the prompt is not in the vocabulary, or far longer than max_model_len; it may still be
             too long.
     """
+    num_kept = max_model_len - 1 if num_kept == -1 else num_kept
 
     def encoded(model: Model) -> list[int]:
-        text = dictionary.texts[model]
-        return as_allowed(encode(prompt, model, dictionary, max_model_len), text, is_thinking_allowed)
+        token_ids = encode(prompt, dictionary.texts[model], max_model_len if num_kept is None else None)
+        token_ids = as_allowed(token_ids, dictionary.texts[model], is_thinking_allowed)
+        token_ids = token_ids if num_kept is None else token_ids[-num_kept:]
+        dictionary.check_ids(token_ids, model)
+        return token_ids
 
     small_ids = encoded(Model.SMALL)
     if dictionary.pair.kind == "identical":
@@ -131,6 +142,7 @@ def make_streams(
         return Streams(stream, stream, dictionary)
     if isinstance(prompt, list):
         large_ids = dictionary.carry(small_ids, dictionary.texts[Model.SMALL].decode(small_ids), Model.LARGE)
+        large_ids = large_ids if num_kept is None else large_ids[-num_kept:]
         dictionary.check_ids(large_ids, Model.LARGE)
     else:
         large_ids = encoded(Model.LARGE)
@@ -140,18 +152,16 @@ def make_streams(
     return Streams(TokenStream(small_ids, Model.SMALL, pool), TokenStream(large_ids, Model.LARGE, pool), dictionary)
 
 
-def encode(prompt: PromptText, model: Model, dictionary: Dictionary, max_model_len: int) -> list[int]:
-    """The prompt's ids in one model's vocabulary, each of which its embedding has."""
-    text = dictionary.texts[model]
+def encode(prompt: PromptText, text: Text, max_tokens: int | None) -> list[int]:
+    """The ids in one model's vocabulary. Raises: RequestError, also of text with more than max_tokens by far."""
     if isinstance(prompt, str):
-        token_ids = text.encode(prompt, allow_special=True, max_tokens=max_model_len)
+        token_ids = text.encode(prompt, allow_special=True, max_tokens=max_tokens)
     elif isinstance(prompt, Chat):
-        token_ids = text.encode_chat(prompt, max_tokens=max_model_len)
+        token_ids = text.encode_chat(prompt, max_tokens=max_tokens)
     else:
         token_ids = [check_token_id(i, token_id, text.num_tokens) for i, token_id in enumerate(prompt)]
     if not token_ids:
         raise RequestError(f"prompt is {shown(prompt)}, which has no tokens; allowed: at least one")
-    dictionary.check_ids(token_ids, model)
     return token_ids
 
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from glimp_engine.errors import RequestError
 from glimp_engine.routing import Draft, Glimpse, Model, RouteContext, RouterNeeds, RoutingParams, Verdict
 from glimp_engine.sampling import SamplingParams
-from glimp_engine.sequences.streams import Streams
-from glimp_engine.text import Text
+from glimp_engine.sequences.streams import Dictionary, Streams
+from glimp_engine.sequences.token_rules import TokenRules, make_rules
 
 __all__ = ["Request", "make_request"]
 
@@ -32,10 +32,16 @@ class Request:
     seed: int
     is_thinking: bool  # the prompt ends inside <think>
     max_model_len: int
+    rules: dict[Model, TokenRules]  # of each model that may run
 
     @property
     def max_answer_tokens(self) -> int:
         return self.routing.max_answer_tokens or self.sampling.max_tokens or DEFAULT_ANSWER_TOKENS
+
+    @property
+    def reader(self) -> Model:
+        """The model that reads the prompt first: the one that is glimpsed, or the only one that writes."""
+        return Model.LARGE if self.needs.only is Model.LARGE else Model.SMALL
 
     @property
     def needs(self) -> RouterNeeds:
@@ -70,14 +76,15 @@ def make_request(
     arrival: int,
     prompt: str | None,
     streams: Streams,
-    texts: tuple[Text, Text],
+    dictionary: Dictionary,
     sampling: SamplingParams,
     routing: RoutingParams,
     max_model_len: int,
 ) -> Request:
     """The request whose prompt is in these streams; a seed is drawn where none is given.
 
-    Raises: RequestError when a prompt leaves no room in the context.
+    Raises: RequestError when a prompt leaves no room in the context, or what is asked of tokens can't be said in the
+            ids of a model that may run.
     """
     for model in Model:
         if len(streams.of(model)) >= max_model_len:
@@ -85,7 +92,8 @@ def make_request(
                 f"prompt has {len(streams.of(model))} tokens for the {model} model; "
                 f"allowed: fewer than max_model_len, {max_model_len}"
             )
-    first = streams.of(Model.LARGE if routing.needs.only is Model.LARGE else Model.SMALL)
+    only = routing.needs.only
+    first = streams.of(Model.LARGE if only is Model.LARGE else Model.SMALL)
     return Request(
         request_id=request_id,
         arrival=arrival,
@@ -94,6 +102,7 @@ def make_request(
         sampling=sampling,
         routing=routing,
         seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-        is_thinking=texts[first.vocabulary].is_thinking_open(first.tokens),
+        is_thinking=dictionary.texts[first.vocabulary].is_thinking_open(first.tokens),
         max_model_len=max_model_len,
+        rules=make_rules(sampling, dictionary, Model if only is None else [only]),
     )

@@ -18,8 +18,8 @@ __all__ = ["Plan", "Scheduler", "SequenceError", "Work"]
 class Work:
     """Positions start:end of the sequence's stream, to be run by the model of the tick.
 
-    Who waits for logits always gets a row of its own: where the K/V of the stream's last position is there already, as
-    another sequence has run it, or the logits were lost, that position is run again (`is_rerun`), and written alike.
+    Who waits for logits always gets a row of its own: where the K/V is there already, as another sequence has run it,
+    or the logits were lost, those positions are run again (`is_rerun`), and written alike.
     """
 
     sequence: Sequence
@@ -171,10 +171,13 @@ class Scheduler:
             if budget == 0:
                 break
             self._at, stream, table = sequence, sequence.stream, sequence.stream.table
-            start, end = table.next_run(model, len(stream))
-            is_rerun = start == end
-            start, end = (len(stream) - 1, len(stream)) if is_rerun else (start, min(end, start + budget))
+            start, end, is_rerun = next_run(sequence, model)
+            is_scored = sequence.prompt_logprobs.next_position is not None
+            # with a row for each token too, and one of all rows free, as for any sequence
+            end = min(end, start + ((budget + 1) // 2 if is_scored else budget))
             budget -= end - start
+            num_scored = len(sequence.prompt_logprobs.places(start, end))
+            budget -= num_scored if end == len(stream) else max(num_scored - 1, 0)
             num_rows = min(1 + sequence.awaited.num_unborn, 1 + budget) if end == len(stream) else 0
             budget -= max(num_rows - 1, 0)
             size = self.pool.page_size
@@ -182,6 +185,20 @@ class Scheduler:
             work.append(Work(sequence, start, end, num_rows, is_rerun, pages))
             if not is_rerun:
                 table.fill(model, start, end)
+
+
+def next_run(sequence: Sequence, model: Model) -> tuple[int, int, bool]:
+    """(start, end, whether they are run again) of the positions that the model has to run next for a sequence.
+
+    Where the K/V is there already and the logits are wanted all the same, a position is run again: the last one, which
+    the next token follows, and those of a prompt whose log-probabilities are asked for.
+    """
+    stream = sequence.stream
+    start, end = stream.table.next_run(model, len(stream))
+    unscored = sequence.prompt_logprobs.next_position
+    if unscored is not None and unscored < start:
+        return unscored, start, True
+    return (len(stream) - 1, len(stream), True) if start == end else (start, end, False)
 
 
 def arrival(sequence: Sequence) -> tuple[int, int]:

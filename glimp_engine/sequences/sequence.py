@@ -9,15 +9,18 @@ life has an owner: see the attributes.
 
 import math
 
+from glimp_engine.errors import RequestError
 from glimp_engine.outputs import CompletionOutput, Event, FinishReason, StepEnd, StepStart, Token
 from glimp_engine.routing import Glimpse, Model, RouteContext, Verdict
 from glimp_engine.sequences.awaited import Awaited, Use
 from glimp_engine.sequences.drafts import OpenDraft, encode_question, read_score
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.phases import Phases
+from glimp_engine.sequences.prompt_logprobs import make_prompt_logprobs
 from glimp_engine.sequences.request import Request
 from glimp_engine.sequences.steps import StepLog
 from glimp_engine.sequences.streams import Streams, TokenStream
+from glimp_engine.sequences.token_rules import Biases
 from glimp_engine.sequences.transcript import SampledToken, Transcript, Voice
 from glimp_engine.text import Boundary, ThinkingMarks
 
@@ -31,12 +34,11 @@ class Sequence:
         self.request = request
         self.index = index
         self.streams = streams  # what each model reads, on which pages
-        self.transcript = Transcript(
-            voices, tuple(request.sampling.stop or ()), request.sampling.logprobs
-        )  # what is written
+        self.transcript = Transcript(voices, request.sampling, request.rules)  # what is written
         self.phases = Phases(request)  # thinking and answer, and their budgets
         self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
         self.awaited = Awaited(num_unborn=request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
+        self.prompt_logprobs = make_prompt_logprobs(request, index, streams)
         self.draft: OpenDraft | None = None  # the open step, while it may be taken back
         self.finish_reason: FinishReason | None = None
         self.held_back_text = ""  # until it was known that no stop string comes
@@ -73,6 +75,7 @@ class Sequence:
         """(sequence index, tokens of the stream behind its place) of each row of a forward over positions start:end.
 
         At the stream's end there are num_rows: the sequence's own, and those of the next sequences to be forked off.
+        Within the prompt there are those of the tokens whose log-probabilities are asked for.
 
         A question's forward samples too what the large model would write in the draft's place, and after the draft:
         if a step is taken back, the one that replaces it begins with that, and no position has to be run again.
@@ -81,16 +84,35 @@ class Sequence:
         first_unborn = self.request.sampling.n - awaited.num_unborn
         members = [self.index, *range(first_unborn, self.request.sampling.n)]
         rows = [(index, 0) for index in members[:num_rows]] if end == num_tokens else []
-        if self.draft is not None and awaited.use is Use.SCORE and not self.request.sampling.has_penalties:
+        if self.draft is not None and awaited.use is Use.SCORE and not self.request.sampling.follows_text:
             places = (self.draft.stream_lens[-1], num_tokens - awaited.num_question_tokens)
             rows += [(self.index, num_tokens - place) for place in places if start < place <= end]
-        return rows
+        return rows + [(self.index, num_tokens - place) for place in self.prompt_logprobs.places(start, end)]
+
+    def is_of_prompt(self, num_after: int) -> bool:
+        """Whether a row, with that many tokens of the stream behind its place, scores a token of the prompt."""
+        return num_after > 0 and self.awaited.use is not Use.SCORE
+
+    def biases(self, num_after: int) -> Biases:
+        """Those of the logits of a row; one of the prompt has only one token that can be drawn, its own."""
+        tokens, model = self.stream.tokens, self.awaited.model
+        place = len(tokens) - num_after
+        if self.is_of_prompt(num_after):
+            return Biases({self.prompt_logprobs.token_at(place): 0.0}, listed_only=True)
+        rules = self.request.rules[model]
+        start = max(self.stream.num_prompt_tokens, place - rules.max_word_len)
+        return rules.biases(self.streams.ids_for(model, start, place), len(self.transcript.token_ids))
 
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
         return self._begin_step(self._born)
 
     # What was sampled.
+
+    def take_prompt(self, samples: dict[int, SampledToken]) -> None:
+        """Scores of the prompt's tokens, by how many tokens stand behind their places."""
+        for num_after in sorted(samples, reverse=True):
+            self.prompt_logprobs.take(len(self.stream) - num_after, samples[num_after])
 
     def take_glimpse(self, sampled: SampledToken, now: float) -> list[Event]:
         """Let the router decide who writes the step that the small model has just been glimpsed for.
@@ -125,8 +147,12 @@ class Sequence:
     def write(self, sampled: SampledToken, now: float) -> list[Event]:
         """Append a token that `model` has written, and follow what it completes; of a draft nothing is told yet.
 
-        Raises: RequestError when the router fails to judge the draft that is now complete.
+        Raises: RequestError when the router fails to judge the draft that is now complete, or no token could be drawn.
         """
+        if math.isnan(sampled.logprob):
+            raise RequestError(
+                f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
+            )
         self.streams.write(self.model, sampled.token_id)
         text, boundary = self.transcript.write(self.model, sampled)
         boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
@@ -202,7 +228,7 @@ class Sequence:
         is_draft = model is Model.SMALL and entropy is not None and self.request.needs.reviews
         if is_draft:  # both streams must end where it begins
             for each in Model:
-                self.streams.carry(each, self.transcript.token_ids, self.transcript.raw_text)
+                self.streams.carry(each, self.transcript.token_ids, self.transcript.plain_text)
             draft = OpenDraft(self.streams, self.transcript, self.phases, self.steps)
         step = self.steps.open(self.phases.phase, model, entropy, first_tokens or [])
         events: list[Event] = [StepStart(self.request.request_id, self.index, step, is_hand_over)]
@@ -228,7 +254,7 @@ class Sequence:
             self.transcript.flush()  # this model can't complete the other one's character
             self._mark_written()
         self.awaited.model = model
-        self.streams.carry(model, self.transcript.token_ids, self.transcript.raw_text)
+        self.streams.carry(model, self.transcript.token_ids, self.transcript.plain_text)
 
     # A draft: opened with a step that may be taken back, ended with it, then judged, and kept or taken back.
 
@@ -319,7 +345,7 @@ class Sequence:
         """Write </think> in the model's stead, on a line of its own."""
         events: list[Event] = []
         text = self._voices[self.model].text
-        for token_id in text.end_of_thinking(self.transcript.raw_text, self._marks):
+        for token_id in text.end_of_thinking(self.transcript.plain_text, self._marks):
             self.streams.write(self.model, token_id)
             events.append(self._token(None, token_id, self.transcript.force(self.model, token_id), None))
             self._mark_written()
@@ -344,7 +370,9 @@ class Sequence:
 
     def _mark_written(self) -> None:
         assert self.transcript.writer is not None
-        self.streams.mark_carried(self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.raw_text))
+        self.streams.mark_carried(
+            self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.plain_text)
+        )
 
     def _token(self, model: Model | None, token_id: int, text: str, logprob: float | None) -> Token:
         return Token(self.request.request_id, self.index, len(self.steps) - 1, model, token_id, text, logprob)

@@ -1,10 +1,13 @@
-"""What a sequence has written: ids, log-probabilities and text, and where a boundary or a stop string completes."""
+"""What a sequence has written: ids, log-probabilities and text, and where a boundary, or what stops it, completes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from glimp_engine.outputs import Logprob, Step
 from glimp_engine.routing import Model
+from glimp_engine.sampling import SamplingParams
+from glimp_engine.sequences.token_rules import TokenRules
 from glimp_engine.text import Boundary, BoundaryTable, StopStrings, Text, TextWithout
 
 __all__ = ["SampledToken", "Transcript", "TranscriptMark", "Voice"]
@@ -42,46 +45,51 @@ class TranscriptMark:
 
     num_tokens: int
     num_chars: int
+    num_plain_chars: int
     num_chars_shown: int
-    num_chars_pushed: int
+    unseen_text: str
+    hidden: str | None
     cumulative_logprob: float
     boundary_state: int
     writer: Model | None
-    stop_strings: tuple[str | None, str]
+    stop_strings: Any
     detokenizers: list[Any]
 
 
 class Transcript:
-    """Grows token by token. `raw_text` is all that was written; `text` is what may be shown of it.
+    """Grows token by token. `raw_text` is all that was written; `text` is what may be shown of it, and `plain_text`
+    what the other model reads of it, in which special tokens have no name.
 
     `boundary_state` is where the automaton of step boundaries stands.
     """
 
-    def __init__(self, voices: tuple[Voice, Voice], stop: tuple[str, ...], num_logprobs: int | None) -> None:
+    def __init__(
+        self, voices: tuple[Voice, Voice], sampling: SamplingParams, rules: Mapping[Model, TokenRules]
+    ) -> None:
+        """rules: of each model that may write."""
         self.token_ids: list[int] = []
-        self.logprobs: list[dict[int, Logprob]] | None = None if num_logprobs is None else []
+        self.logprobs: list[dict[int, Logprob]] | None = None if sampling.logprobs is None else []
         self.cumulative_logprob = 0.0
         self.raw_text = ""
+        self.plain_text = ""
+        self.text = ""
         self.writer: Model | None = None  # of the last token
         self.boundary_state = voices[Model.SMALL].boundaries.start_state
-        self._num_logprobs = num_logprobs
+        self._sampling = sampling
+        self._rules = rules
         self._voices = voices
-        self._stop_strings = StopStrings(stop)
-        self._num_chars_shown = 0
-        self._num_chars_pushed = 0  # of the raw text, into the stop strings
+        self._stop_strings = StopStrings(sampling.stop or (), sampling.include_stop_str_in_output)
+        self._stop_id: int | None = None
+        self._unseen_text = ""  # by the stop strings
         self._hidden: TextWithout | None = None
         self._detokenizers = [voice.text.detokenizer() for voice in voices]
         if voices[Model.SMALL].text is voices[Model.LARGE].text:
             self._detokenizers[Model.LARGE] = self._detokenizers[Model.SMALL]
 
     @property
-    def text(self) -> str:
-        return self.raw_text[: self._num_chars_shown]
-
-    @property
-    def matched_stop(self) -> str | None:
-        """The stop string that has been written, if any."""
-        return self._stop_strings.matched
+    def matched_stop(self) -> str | int | None:
+        """The stop string, or the id of the stop token, that has been written, if any."""
+        return self._stop_strings.matched if self._stop_id is None else self._stop_id
 
     @property
     def is_inside_character(self) -> bool:
@@ -99,15 +107,20 @@ class Transcript:
 
     def write(self, model: Model, sampled: SampledToken) -> tuple[str, Boundary]:
         """(text that may now be shown, the boundary that is now complete)."""
-        boundaries = self._voices[model].boundaries
-        self.boundary_state, boundary = boundaries.advance(self.boundary_state, sampled.token_class)
+        boundaries, num_logprobs = self._voices[model].boundaries, self._sampling.logprobs
+        state, boundary = boundaries.advance(self.boundary_state, sampled.token_class)
+        if boundary is Boundary.END and self._sampling.ignore_eos:
+            state, boundary = boundaries.pass_over(self.boundary_state)
+        self.boundary_state = state
+        is_end = boundary is Boundary.END
+        self._stop_id = None if is_end else self._rules[model].stop_ids.get(sampled.token_id)
         self.cumulative_logprob += sampled.logprob
-        logprobs = {} if self._num_logprobs is None else sampled.logprobs(self._num_logprobs)
-        return self._append(model, sampled.token_id, logprobs), boundary
+        logprobs = {} if num_logprobs is None else sampled.logprobs(num_logprobs)
+        return self._append(model, sampled.token_id, logprobs, is_end or self._stop_id is not None), boundary
 
     def force(self, model: Model, token_id: int) -> str:
         """Append a token that no model chose; the text that may now be shown comes back."""
-        return self._append(model, token_id, {})
+        return self._append(model, token_id, {}, is_end=False)
 
     def repeats_itself(self, steps: list[Step]) -> bool:
         """Whether the last step, complete or not, equals the one before in its phase, or the last four alternate."""
@@ -117,22 +130,25 @@ class Transcript:
 
     def flush(self) -> None:
         """Complete the raw text: a character that was never finished becomes the replacement character."""
-        self.raw_text += self._detokenizers[self.writer or Model.SMALL].flush()
-        if self._hidden is not None:
-            self.raw_text += self._hidden.flush()
+        written = self._detokenizers[self.writer or Model.SMALL].flush()
+        self._add_text(written if self._hidden is None else self._hidden.push(written) + self._hidden.flush(), "")
 
     def finish(self) -> str:
         """The text that was held back until it was known that no stop string comes."""
         self.flush()
-        return self._show() + self._count_shown(self._stop_strings.flush())
+        shown = self._show("") + self._stop_strings.flush()
+        self.text += shown
+        return shown
 
     def mark(self) -> TranscriptMark:
         """Where it stands, for `take_back`."""
         return TranscriptMark(
             num_tokens=len(self.token_ids),
             num_chars=len(self.raw_text),
-            num_chars_shown=self._num_chars_shown,
-            num_chars_pushed=self._num_chars_pushed,
+            num_plain_chars=len(self.plain_text),
+            num_chars_shown=len(self.text),
+            unseen_text=self._unseen_text,
+            hidden=None if self._hidden is None else self._hidden.mark(),
             cumulative_logprob=self.cumulative_logprob,
             boundary_state=self.boundary_state,
             writer=self.writer,
@@ -146,7 +162,11 @@ class Transcript:
         if self.logprobs is not None:
             del self.logprobs[mark.num_tokens :]
         self.raw_text = self.raw_text[: mark.num_chars]
-        self._num_chars_shown, self._num_chars_pushed = mark.num_chars_shown, mark.num_chars_pushed
+        self.plain_text = self.plain_text[: mark.num_plain_chars]
+        self.text = self.text[: mark.num_chars_shown]
+        self._unseen_text, self._stop_id = mark.unseen_text, None
+        if self._hidden is not None and mark.hidden is not None:
+            self._hidden.take_back(mark.hidden)
         self.cumulative_logprob = mark.cumulative_logprob
         self.boundary_state = mark.boundary_state
         self.writer = mark.writer
@@ -154,22 +174,33 @@ class Transcript:
         for detokenizer, state in zip(self._detokenizers, mark.detokenizers, strict=True):
             detokenizer.take_back(state)
 
-    def _append(self, model: Model, token_id: int, logprobs: dict[int, Logprob]) -> str:
+    def _append(self, model: Model, token_id: int, logprobs: dict[int, Logprob], is_end: bool) -> str:
         if self._detokenizers[model] is not self._detokenizers[self.writer or Model.SMALL]:
             self.flush()
         self.writer = model
         self.token_ids.append(token_id)
         if self.logprobs is not None:
             self.logprobs.append(logprobs)
-        text = self._detokenizers[model].push(token_id)
-        self.raw_text += text if self._hidden is None else self._hidden.push(text)
-        return self._show()
+        special = self._voices[model].text.special_text(token_id)
+        is_left_out = is_end and not self._sampling.include_stop_str_in_output
+        is_named = bool(special) and not self._sampling.skip_special_tokens and not is_left_out
+        if is_named:
+            self._add_text("", special)
+        elif not is_left_out:
+            written = self._detokenizers[model].push(token_id)
+            self._add_text(written if self._hidden is None else self._hidden.push(written), "")
+        shown = self._show("" if is_named else special)
+        self.text += shown
+        return shown
 
-    def _show(self) -> str:
-        """What may be shown of the raw text that hasn't been looked at yet."""
-        begin, self._num_chars_pushed = self._num_chars_pushed, len(self.raw_text)
-        return self._count_shown(self._stop_strings.push(self.raw_text[begin:]))
+    def _add_text(self, written: str, special: str) -> None:
+        self.raw_text += written + special
+        self.plain_text += written
+        self._unseen_text += written + special
 
-    def _count_shown(self, text: str) -> str:
-        self._num_chars_shown += len(text)
-        return text
+    def _show(self, hidden: str) -> str:
+        """What may be shown of the text since the last time, with a special token's hidden name behind it."""
+        may_match = len(self.token_ids) > self._sampling.min_tokens or self._sampling.min_tokens == 0
+        shown = self._stop_strings.push(self._unseen_text, hidden, may_match)
+        self._unseen_text = ""
+        return shown

@@ -131,6 +131,10 @@ class BoundaryTable:
         """
         return self.next_state[state][token_class], self.completes[state][token_class]
 
+    def pass_over(self, state: int) -> tuple[int, Boundary]:
+        """The state after an end token that doesn't end anything: it's visible, and completes nothing."""
+        return self.advance(state, _PLAIN)
+
     def start_step(self, state: int) -> int:
         """The state of a step that starts here without a boundary, as at the limit of tokens per step."""
         return self.step_start[state]

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 __all__ = ["Detokenizer", "StopStrings", "TextWithout"]
@@ -45,40 +46,70 @@ class StopStrings:
     """The text of one sequence up to its first stop string.
 
     First is the stop that is complete first, whatever the pieces the text comes in; of two that end at the same
-    character, the longer. Text that may be the beginning of a stop is held back.
+    character, the longer. Text that may be the beginning of a stop is held back. A stop string is looked for both in
+    the text and in the text with its hidden parts, the names of special tokens.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], is_stop_shown: bool = False) -> None:
+        """With is_stop_shown the stop string that ends the text belongs to it."""
         self.stops = tuple(stops)
         self.matched: str | None = None
+        self._is_stop_shown = is_stop_shown
         self._held = ""
+        self._held_mask: tuple[bool, ...] = ()  # of each character held back whether it's shown
 
-    def push(self, text: str) -> str:
-        """The text that may be shown now; nothing more once a stop has matched."""
+    def push(self, text: str, hidden: str = "", may_match: bool = True) -> str:
+        """The text that may be shown now, of what is held back and this, with something hidden behind it.
+
+        Nothing more once a stop has matched; without may_match none does that is complete by now.
+        """
         if self.matched is not None:
             return ""
-        text = self._held + text
-        found = [(start + len(stop), start, stop) for stop in self.stops if (start := text.find(stop)) >= 0]
+        if not self.stops:
+            return text
+        full = self._held + text + hidden
+        mask = (*self._held_mask, *[True] * len(text), *[False] * len(hidden))
+        found = self._find(full, mask) if may_match else []
         if found:
             _, start, self.matched = min(found)
-            self._held = ""
-            return text[:start]
-        held_len = len_to_hold(text, self.stops)
-        self._held = text[len(text) - held_len :]
-        return text[: len(text) - held_len]
+            self._held, self._held_mask = "", ()
+            return visible(full[:start], mask) + (self.matched if self._is_stop_shown else "")
+        begin = self._hold_from(full, mask)
+        self._held, self._held_mask = full[begin:], mask[begin:]
+        return visible(full[:begin], mask)
 
     def flush(self) -> str:
         """The text held back for a stop that never came."""
-        held, self._held = self._held, ""
+        held = visible(self._held, self._held_mask)
+        self._held, self._held_mask = "", ()
         return held
 
-    def mark(self) -> tuple[str | None, str]:
+    def mark(self) -> tuple[str | None, str, tuple[bool, ...]]:
         """Where it stands, for `take_back`."""
-        return self.matched, self._held
+        return self.matched, self._held, self._held_mask
 
-    def take_back(self, mark: tuple[str | None, str]) -> None:
+    def take_back(self, mark: tuple[str | None, str, tuple[bool, ...]]) -> None:
         """Forget the text since the mark."""
-        self.matched, self._held = mark
+        self.matched, self._held, self._held_mask = mark
+
+    def _find(self, full: str, mask: tuple[bool, ...]) -> list[tuple[int, int, str]]:
+        """(end, start, stop) of each stop string, its ends as places in the full text."""
+        found = []
+        for text, places in views(full, mask):
+            for stop in self.stops:
+                start = text.find(stop)
+                if start >= 0:
+                    found.append((places[start + len(stop) - 1] + 1, places[start], stop))
+        return found
+
+    def _hold_from(self, full: str, mask: tuple[bool, ...]) -> int:
+        """Where in the full text the longest end begins that begins a stop string, in either view."""
+        begins = [len(full)]
+        for text, places in views(full, mask):
+            length = len_to_hold(text, self.stops)
+            if length:
+                begins.append(places[len(text) - length])
+        return min(begins)
 
 
 class TextWithout:
@@ -100,6 +131,14 @@ class TextWithout:
         held, self._held = self._held, ""
         return held
 
+    def mark(self) -> str:
+        """Where it stands, for `take_back`."""
+        return self._held
+
+    def take_back(self, mark: str) -> None:
+        """Forget the text since the mark."""
+        self._held = mark
+
 
 def len_to_hold(text: str, pieces: Sequence[str]) -> int:
     """Length of the longest end of the text that begins one of the pieces."""
@@ -109,3 +148,16 @@ def len_to_hold(text: str, pieces: Sequence[str]) -> int:
         if any(piece.startswith(end) for piece in pieces):
             return length
     return 0
+
+
+def visible(text: str, mask: Sequence[bool]) -> str:
+    """The characters of the text that are shown; the mask may be longer."""
+    return "".join(compress(text, mask))
+
+
+def views(full: str, mask: Sequence[bool]) -> list[tuple[str, Sequence[int]]]:
+    """The text in full and, where that's another, as it's shown; each with its characters' places in the full one."""
+    places = range(len(full))
+    if all(mask):
+        return [(full, places)]
+    return [(full, places), (visible(full, mask), list(compress(places, mask)))]

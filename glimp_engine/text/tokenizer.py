@@ -27,6 +27,7 @@ END_TOKENS = (
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(0x100) if byte not in _PRINTED]
 _LETTERS = {**{byte: byte for byte in _PRINTED}, **{0x100 + i: byte for i, byte in enumerate(_OTHERS)}}
+LETTER_OF_BYTE = {byte: chr(letter) for letter, byte in _LETTERS.items()}
 # the byte of each letter, and for any other character one that has no byte
 BYTES_OF_LETTERS = {**{byte: 0x100 for byte in range(0x100) if byte not in _LETTERS}, **_LETTERS}
 CHARS_PER_TOKEN_TRIED = 8  # a prompt is looked at in pieces if it has more characters a token than this
@@ -86,6 +87,27 @@ class Text:
         """The bytes that a token adds to the text: a special token and an id beyond the tokens write nothing."""
         is_written = token_id < self.num_tokens and token_id not in self._unwritten
         return self.bytes_of(token_id) if is_written else b""
+
+    def special_text(self, token_id: int) -> str:
+        """What a special token is called, which writes nothing; of any other token nothing."""
+        return self._added[token_id].content if token_id in self._unwritten else ""
+
+    def token_of(self, text: bytes, is_special: bool) -> int | None:
+        """The one token that stands for these bytes, an added one or an ordinary one; None if there is none."""
+        written = text.decode(errors="replace")
+        if is_special:
+            return self._added_token(written)
+        names = ["".join(LETTER_OF_BYTE[byte] for byte in text)] if self._is_byte_level else [written.replace(" ", "▁")]
+        names += [f"<0x{byte:02X}>" for byte in text[:1] if len(text) == 1]
+        ids = [self._backend.token_to_id(name) for name in names]
+        return next((i for i in ids if i is not None and i not in self.added_ids and self.bytes_of(i) == text), None)
+
+    def encode_word(self, word: str) -> list[int]:
+        """The ids of a word in what a model writes: a special token's name is that token.
+
+        Raises: RequestError on what is no text, or can't be read.
+        """
+        return self._ids(word, parse_special=True, is_beginning=False)
 
     def encode(self, text: str, allow_special: bool, max_tokens: int | None = None) -> list[int]:
         """The text's token ids.

@@ -18,16 +18,36 @@ from glimp_engine.kernels.gpu.noise import gumbel
 __all__ = ["sample"]
 
 SPLIT = 2048  # ids of a program: the same for every batch, so that a row's sums don't depend on the others
-NUM_PENALTY_PROGRAMS = 8
+NUM_LIST_PROGRAMS = 8  # of a row that share its tokens with biases or penalties
 LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
+def _bias_kernel(
+    logits_ptr, choice_ptr, bias_start_ptr, bias_ids_ptr, bias_values_ptr, vocab_size,
+    PDL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """choice = the biased logits of the tokens that a row has biases of; a ban is -inf."""
+    wait_for_inputs(PDL)
+    row = tl.program_id(0)
+    begin, end = tl.load(bias_start_ptr + row), tl.load(bias_start_ptr + row + 1)
+    for start in range(begin + tl.program_id(1) * BLOCK, end, tl.num_programs(1) * BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < end
+        token = row.to(tl.int64) * vocab_size + tl.load(bias_ids_ptr + at, mask=inside, other=0)
+        bias = tl.load(bias_values_ptr + at, mask=inside, other=0.0)
+        raw = tl.load(logits_ptr + token, mask=inside, other=0.0)
+        is_banned = (raw == float("-inf")) | (bias == float("-inf"))
+        x = tl.maximum(tl.minimum(raw + bias, LARGEST), -LARGEST)  # what is biased stays a number
+        tl.store(choice_ptr + token, tl.where(is_banned, float("-inf"), x), mask=inside)
+
+
+@triton.jit
 def _penalize_kernel(
-    logits_ptr, choice_ptr, repetition_ptr, presence_ptr, frequency_ptr, seen_start_ptr, seen_ids_ptr, seen_counts_ptr,
+    choice_ptr, repetition_ptr, presence_ptr, frequency_ptr, seen_start_ptr, seen_ids_ptr, seen_counts_ptr,
     vocab_size, PDL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """choice = the penalised logits of the tokens a row has seen."""
+    """choice, of the tokens a row has seen, with its penalties."""
     wait_for_inputs(PDL)
     row = tl.program_id(0)
     repetition, presence = tl.load(repetition_ptr + row), tl.load(presence_ptr + row)
@@ -38,7 +58,7 @@ def _penalize_kernel(
         inside = at < end
         token = row.to(tl.int64) * vocab_size + tl.load(seen_ids_ptr + at, mask=inside, other=0)
         count = tl.load(seen_counts_ptr + at, mask=inside, other=0)
-        raw = tl.load(logits_ptr + token, mask=inside, other=0.0)
+        raw = tl.load(choice_ptr + token, mask=inside, other=0.0)
         x = tl.where(raw > 0, tl.div_rn(raw, repetition), raw * repetition)
         x = x - frequency * count.to(tl.float32) - tl.where(count > 0, presence, 0.0)
         x = tl.maximum(tl.minimum(x, LARGEST), -LARGEST)  # what is penalised stays a number
@@ -59,9 +79,10 @@ def _sample_splits_kernel(
 ):  # fmt: skip
     """stats [R, splits, 4]: max m, sum e^(x - m), sum e^(x - m) (x - m), and a fourth.
 
-    x are the logits, c those with penalties. In a row with filters the fourth is sum e^((c - max c) / temperature),
-    best [R, splits] is max c, and maxima of GROUP_SIZE tokens go to group_max. Else the fourth is max c, best the
-    largest of (c - max c) / temperature - log E (of c, if the row is greedy), and best_id its token.
+    x are the logits, c those with biases and penalties. In a row with filters the fourth is
+    sum e^((c - max c) / temperature), best [R, splits] is max c, and maxima of GROUP_SIZE tokens go to group_max. Else
+    the fourth is max c, best the largest of (c - max c) / temperature - log E (of c, if the row is greedy), and best_id
+    its token.
     """
     wait_for_inputs(PDL)
     row, split = tl.program_id(0), tl.program_id(1)
@@ -126,13 +147,14 @@ def _sample_rows_kernel(
     moment = tl.sum(tl.where(scale > 0, scale * (u + z * shift), 0.0))  # z * shift may be infinite where nothing counts
     is_sound = (total == total) & (most > float("-inf")) & (most < float("inf"))
 
-    token = 0
+    token, is_left = 0, is_sound
     if is_sound:
         temperature = tl.load(temperature_ptr + row)
         top_k, top_p, min_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
         best = tl.load(best_ptr + at, mask=inside, other=float("-inf"))
         fourth = tl.load(stats_ptr + 4 * at + 3, mask=inside, other=float("-inf"))
-        if is_filtered(temperature, top_k, top_p, min_p, vocab_size):
+        is_left = tl.max(best) > float("-inf")
+        if is_left & is_filtered(temperature, top_k, top_p, min_p, vocab_size):
             most_choice = tl.max(best)
             scale_of_split = tl.exp(tl.div_rn(best - most_choice, temperature))
             mass = tl.sum(tl.where(best == float("-inf"), 0.0, fourth * scale_of_split))
@@ -142,7 +164,7 @@ def _sample_rows_kernel(
                 choice_ptr + row_at, group_max_ptr + row * num_groups, most_choice, mass, num_groups, vocab_size,
                 temperature, top_k, top_p, min_p, position, index, tl.load(seed_ptr + row), GROUP_SIZE, BLOCK_GROUPS,
             )  # fmt: skip
-        else:
+        elif is_left:
             if temperature > 0:
                 best += tl.where(fourth == float("-inf"), fourth, tl.div_rn(fourth - tl.max(fourth), temperature))
             _, best_split = tl.max(best, 0, return_indices=True)
@@ -154,14 +176,14 @@ def _sample_rows_kernel(
     tl.store(token_ptr + row, token)
     tl.store(class_ptr + row, tl.load(token_class_ptr + token))
     tl.store(entropy_ptr + row, tl.where(is_sound, entropy, nan))
-    tl.store(logprob_ptr + row, tl.where(is_sound, logprob, nan))
+    tl.store(logprob_ptr + row, tl.where(is_left, logprob, nan))
 
 
 def sample(logits: Tensor, params: Sampling, token_class: Tensor, has_pdl: bool = False) -> Samples:
     """See `Ops.sample`.
 
     Shapes: logits [R, V] fp32 contiguous, token_class [V] uint8.
-    Cost:   reads the logits once; once more, and writes them, if a row has penalties. No host sync.
+    Cost:   reads the logits once; once more, and writes them, if a row has biases or penalties. No host sync.
     """
     num_rows, vocab_size = logits.shape
     device = logits.device
@@ -173,7 +195,7 @@ def sample(logits: Tensor, params: Sampling, token_class: Tensor, has_pdl: bool 
     )
     if not num_rows:
         return samples
-    choice = penalized(logits, params, has_pdl) if len(params.seen_ids) else logits
+    choice = adjusted(logits, params, has_pdl)
     num_splits = triton.cdiv(vocab_size, SPLIT)
     num_groups = num_splits * (SPLIT // GROUP_SIZE)
     stats = torch.empty(num_rows, num_splits, 4, dtype=torch.float32, device=device)
@@ -198,12 +220,24 @@ def sample(logits: Tensor, params: Sampling, token_class: Tensor, has_pdl: bool 
     return samples
 
 
-def penalized(logits: Tensor, params: Sampling, has_pdl: bool) -> Tensor:
-    """A copy of the logits in which the tokens a row has seen carry its penalties."""
-    choice = logits.clone()
-    _penalize_kernel[(len(logits), NUM_PENALTY_PROGRAMS)](
-        logits, choice, params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
-        params.seen_start, params.seen_ids, params.seen_counts, logits.shape[1], BLOCK=256, num_warps=4,
-        **launch_options(has_pdl),
-    )  # fmt: skip
+def adjusted(logits: Tensor, params: Sampling, has_pdl: bool) -> Tensor:
+    """The logits with each row's biases, and with its penalties on the tokens it has seen; a copy if there are any."""
+    if not len(params.bias_ids) and not len(params.seen_ids):
+        return logits
+    grid = (len(logits), NUM_LIST_PROGRAMS)
+    if len(params.bias_ids):
+        bans_rest = (params.listed_only != 0) & (params.bias_start.diff() > 0)
+        choice = logits.masked_fill(bans_rest[:, None], -torch.inf)
+        _bias_kernel[grid](
+            logits, choice, params.bias_start, params.bias_ids, params.bias_values, logits.shape[1],
+            BLOCK=256, num_warps=4, **launch_options(has_pdl),
+        )  # fmt: skip
+    else:
+        choice = logits.clone()
+    if len(params.seen_ids):
+        _penalize_kernel[grid](
+            choice, params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
+            params.seen_start, params.seen_ids, params.seen_counts, logits.shape[1], BLOCK=256, num_warps=4,
+            **launch_options(has_pdl),
+        )  # fmt: skip
     return choice

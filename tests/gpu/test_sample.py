@@ -6,10 +6,12 @@ from on_gpu import DEVICE, make_triton_ops, moved
 from rows import (
     FILTERS,
     agree_or_nearly_tie,
+    check_biases,
     check_edges,
     check_entropy_logprob_and_class,
     check_extremes,
     check_frequencies,
+    check_nothing_left,
     check_rows_without_numbers,
     classes_of,
     make_sampling,
@@ -114,6 +116,26 @@ def test_penalties(sample, values):
     # entropy and log-probability are the raw distribution's
     torch.testing.assert_close(samples.entropy.double(), oracle.entropy, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(samples.logprob.double(), oracle.logprob, rtol=1e-6, atol=1e-5)
+
+
+BIASED = [
+    {"temperature": 0},
+    {"temperature": 1},
+    {"temperature": 0.8, "top_k": 9},
+    {"temperature": 0.8, "top_p": 0.9, "min_p": 0.01},
+    {"temperature": 1, "top_k": 20, "top_p": 0.8},
+]
+
+
+@pytest.mark.parametrize("values", BIASED, ids=str)
+def test_biases(sample, values):
+    check_biases(sample, vocab_size=2500, **values)
+
+
+@pytest.mark.parametrize("values", BIASED, ids=str)
+@pytest.mark.parametrize("vocab_size", [3, 2500])
+def test_biases_that_leave_nothing(sample, vocab_size, values):
+    check_nothing_left(sample, vocab_size, **values)
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}], ids=str)

@@ -8,12 +8,16 @@ import math
 import pytest
 import torch
 from rows import (
+    BIASES,
     FILTERS,
+    LISTED_ONLY,
     agree_or_nearly_tie,
+    check_biases,
     check_edges,
     check_entropy_logprob_and_class,
     check_extremes,
     check_frequencies,
+    check_nothing_left,
     check_rows_without_numbers,
     classes_of,
     make_sampling,
@@ -21,6 +25,8 @@ from rows import (
     random_seen,
 )
 
+from glimp_engine.errors import ConfigError
+from glimp_engine.kernels.abi import PATHS
 from glimp_engine.kernels.native import NativeOps, load_library
 from glimp_engine.kernels.philox import exponential_noise, philox
 from glimp_engine.kernels.reference import ReferenceOps
@@ -118,6 +124,26 @@ def test_penalties(ops, temperature):
     assert samples.logprob.tolist() == pytest.approx(plain.gather(1, samples.token[:, None])[:, 0].tolist(), abs=1e-5)
 
 
+BIASED = [
+    {"temperature": 0},
+    {"temperature": 1},
+    {"temperature": 0.8, "top_k": 9},
+    {"temperature": 0.8, "top_p": 0.9, "min_p": 0.01},
+    {"temperature": 1, "top_k": 20, "top_p": 0.8},
+]
+
+
+@pytest.mark.parametrize("values", BIASED, ids=str)
+def test_biases(ops, values):
+    check_biases(ops.sample, **values)
+
+
+@pytest.mark.parametrize("values", BIASED, ids=str)
+@pytest.mark.parametrize("vocab_size", [3, 5003])
+def test_biases_that_leave_nothing(ops, vocab_size, values):
+    check_nothing_left(ops.sample, vocab_size, **values)
+
+
 def test_ties_with_the_last_one_kept_stay(ops):
     logits = torch.full((1, 8), -5.0)
     logits[0, :4] = torch.tensor([2.0, 1.0, 1.0, 1.0])
@@ -191,6 +217,30 @@ def test_at_temperature_1_nothing_is_divided(native, filters):
     assert agree_or_nearly_tie(samples, oracle, logits, params) == 0
 
 
+@pytest.mark.parametrize("values", BIASED, ids=str)
+@pytest.mark.parametrize("vocab_size", [111, 20000])
+def test_biases_change_no_bit_from_path_to_path(values, vocab_size):
+    logits = random_logits(len(BIASES), vocab_size, seed=6)
+    params = make_sampling(len(BIASES), biases=BIASES, listed_only=LISTED_ONLY, seed=3, **values)
+    expected = None
+    for path in supported_paths():
+        for num_threads in (1, 3, 7):  # fewer than rows, and more
+            samples = NativeOps(num_threads, path).sample(logits, params, classes_of(vocab_size))
+            found = [samples.token.tolist(), samples.token_class.tolist()]
+            expected = expected or found
+            assert found == expected, (path, num_threads)
+
+
+def supported_paths():
+    """The code paths that this processor can run."""
+    for path in list(PATHS)[1:]:
+        try:
+            NativeOps(1, path)
+        except ConfigError:
+            continue
+        yield path
+
+
 def test_every_code_path_sees_a_nan(native):
     for place in (0, 15, 16, 989 - 1):
         logits = random_logits(2, 989)
@@ -229,6 +279,11 @@ def test_noise_is_exponential():
         ({"temperature": torch.ones(2)}, "params.temperature"),
         ({"seed": torch.zeros(1, dtype=torch.int32)}, "params.seed"),
         ({"seen_start": torch.zeros(1, dtype=torch.int32)}, "params.seen_start"),
+        ({"bias_start": torch.zeros(1, dtype=torch.int32)}, "params.bias_start"),
+        ({"listed_only": torch.zeros(1)}, "params.listed_only"),
+        ({"bias_start": torch.tensor([0, 1], dtype=torch.int32)}, "params.bias_ids"),
+        ({"bias_start": torch.tensor([0, 1], dtype=torch.int32), "bias_ids": torch.tensor([500]),
+          "bias_values": torch.ones(1)}, "outside the vocabulary"),
         ({"seen_start": torch.tensor([0, 1], dtype=torch.int32), "seen_ids": torch.tensor([500]),
           "seen_counts": torch.ones(1, dtype=torch.int32)}, "outside the vocabulary"),
     ],

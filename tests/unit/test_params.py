@@ -1,12 +1,19 @@
 """Every field of the parameters and of the engine's settings: what it refuses, and what it says then."""
 
+import copy
+import dataclasses
+import inspect
 import math
+import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from glimp_engine import ConfigError, RoutingParams, SamplingParams
 from glimp_engine.config import EngineConfig
+from glimp_engine.sampling import UNSUPPORTED
 
 NAN, INF = math.nan, math.inf
 BAD_SAMPLING = {
@@ -22,6 +29,16 @@ BAD_SAMPLING = {
     "n": [0, -1, 1.0, 1025, None, True],
     "max_tokens": [0, -1, 1.5, "9"],
     "logprobs": [-1, 21, 1.0, True],
+    "stop_token_ids": [7, "7", {7}],
+    "ignore_eos": [1, 0, None, "yes"],
+    "min_tokens": [-1, 1.0, None, True],
+    "include_stop_str_in_output": [1, None],
+    "logit_bias": [7, [(7, 1.0)], "7"],
+    "bad_words": ["", [""], ["a", 1], 7, {"a"}],
+    "allowed_token_ids": [7, "7", {7}, []],
+    "skip_special_tokens": [0, None],
+    "prompt_logprobs": [-1, 21, 1.0, True],
+    "truncate_prompt_tokens": [-2, 0, 1.0, True],
 }
 GOOD_SAMPLING = {
     "temperature": [0, 0.0, 1, 2.5],
@@ -36,6 +53,16 @@ GOOD_SAMPLING = {
     "n": [1, 1024],
     "max_tokens": [None, 1],
     "logprobs": [None, 0, 20],
+    "stop_token_ids": [None, (), [0, 5], [np.int64(3)]],
+    "ignore_eos": [True, False],
+    "min_tokens": [0, 2**40],
+    "include_stop_str_in_output": [True, False],
+    "logit_bias": [None, {}, {5: 1}, {5: -math.inf, 6: -1e9}, {np.int32(5): 2.0}],
+    "bad_words": [None, (), "a", ["a", " b"]],
+    "allowed_token_ids": [None, [0], (5, 6)],
+    "skip_special_tokens": [True, False],
+    "prompt_logprobs": [None, 0, 20],
+    "truncate_prompt_tokens": [None, -1, 1],
 }
 BAD_ROUTING = {
     "router": [None, "glimp", 1.0, type],
@@ -125,8 +152,74 @@ def test_every_field_is_tried():
 
 def test_unknown_fields_are_refused():
     for params in (SamplingParams, RoutingParams, EngineConfig):
-        with pytest.raises(TypeError, match="best_of"):
-            params(best_of=3)
+        with pytest.raises(TypeError, match="best_off"):
+            params(best_off=3)
+
+
+# vLLM's SamplingParams as of its commit 00388f6, and what it had before
+VLLM = """n presence_penalty frequency_penalty repetition_penalty temperature top_p top_k min_p seed stop stop_token_ids
+    ignore_eos max_tokens min_tokens logprobs prompt_logprobs prompt_logprob_token_ids prompt_logprob_start
+    logprob_token_ids flat_logprobs detokenize skip_special_tokens spaces_between_special_tokens
+    include_stop_str_in_output output_kind stream_interval skip_clone output_text_buffer_length structured_outputs
+    logit_bias allowed_token_ids extra_args bad_words skip_reading_prefix_cache thinking_token_budget
+    repetition_detection routed_experts_prompt_start trace_decode_token_ids""".split()
+VLLM_ONCE = """truncate_prompt_tokens best_of use_beam_search length_penalty early_stopping logits_processors
+    guided_decoding""".split()
+
+
+@pytest.mark.parametrize("name", [*VLLM, *VLLM_ONCE])
+def test_each_of_vllms_fields_is_supported_or_refused_by_name(name):
+    docs = (Path(__file__).parents[2] / "docs" / "sampling.md").read_text(encoding="utf-8")
+    rows = [line for line in docs.splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(rows) == 1, "docs/sampling.md"
+    if name in SamplingParams.__dataclass_fields__:
+        assert name not in UNSUPPORTED
+        assert "| yes |" in rows[0]
+        return
+    assert UNSUPPORTED[name] in rows[0]
+    for value in (None, 3, {"json": {}}):  # whatever it's set to: nothing is ignored
+        with pytest.raises(ConfigError) as caught:
+            SamplingParams(temperature=0.5, **{name: value})
+        assert str(caught.value) == f"{name} is {value!r}; allowed: not to give it, as {UNSUPPORTED[name]}"
+
+
+def test_no_other_field_is_called_unsupported():
+    assert set(UNSUPPORTED) <= {*VLLM, *VLLM_ONCE}
+    assert set(SamplingParams.__dataclass_fields__) <= {*VLLM, *VLLM_ONCE}
+
+
+def test_the_constructor_is_as_any_dataclass_has_it():
+    params = SamplingParams(0.5, logit_bias={3: 1.0}, stop="x")
+    assert list(inspect.signature(SamplingParams).parameters) == list(SamplingParams.__dataclass_fields__)
+    for same in (copy.deepcopy(params), pickle.loads(pickle.dumps(params)), dataclasses.replace(params, n=1)):
+        assert same == params
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("stop_token_ids", [1, -1], r"stop_token_ids\[1\] is -1; allowed: a token id, from 0 on"),
+        ("stop_token_ids", [True], r"stop_token_ids\[0\] is True"),
+        ("allowed_token_ids", [2**31], r"allowed_token_ids\[0\] is 2147483648"),
+        ("allowed_token_ids", [1.0], r"allowed_token_ids\[0\] is 1.0"),
+        ("logit_bias", {"5": 1.0}, "logit_bias's key '5' is '5'; allowed: a token id"),
+        ("logit_bias", {-1: 1.0}, "logit_bias's key -1 is -1"),
+        ("logit_bias", {5: NAN}, r"logit_bias\[5\] is nan; allowed: a number from -inf to 1000000.0"),
+        ("logit_bias", {5: INF}, r"logit_bias\[5\] is inf"),
+        ("logit_bias", {5: None}, r"logit_bias\[5\] is None"),
+        ("bad_words", ["a"] * 1025, "bad_words has 1025 strings of up to 1 characters; allowed: 1024 of up to 1024"),
+        ("stop", ["a" * 1025], "stop has 1 strings of up to 1025 characters; allowed: 64 of up to 1024"),
+    ],
+)
+def test_what_stands_in_a_list_is_named(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        SamplingParams(**{field: value})
+
+
+def test_min_tokens_is_within_max_tokens():
+    SamplingParams(min_tokens=5, max_tokens=5)
+    with pytest.raises(ConfigError, match="min_tokens is 6; allowed: at most max_tokens, 5"):
+        SamplingParams(min_tokens=6, max_tokens=5)
 
 
 def test_greedy_sequences_would_all_be_the_same():
@@ -135,4 +228,9 @@ def test_greedy_sequences_would_all_be_the_same():
 
 
 def test_stop_is_kept_as_a_tuple():
-    assert [SamplingParams(stop=stop).stop for stop in ("a", ["a", "b"], ())] == [("a",), ("a", "b"), ()]
+    assert [SamplingParams(stop=stop).stop for stop in ("a", ["a", "b", "a"], (), None)] == [
+        ("a",),
+        ("a", "b"),
+        (),
+        (),
+    ]
