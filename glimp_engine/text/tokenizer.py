@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from glimp_engine.errors import RequestError
 from glimp_engine.text.chat import BEGIN_THINKING, END_THINKING, ChatTemplate
 from glimp_engine.text.detokenizer import Detokenizer
-from glimp_engine.text.tokenizer_files import read_directory, read_gguf
+from glimp_engine.text.tokenizer_files import read_directory, read_gguf, read_other
 
 __all__ = ["Text"]
 
@@ -54,12 +54,17 @@ class Text:
         self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < self.num_tokens)
 
     @classmethod
-    def load(cls, path: Path, vocab_size: int) -> "Text":
+    def load(cls, path: Path, vocab_size: int, tokenizer: Path | None = None) -> "Text":
         """The text of the checkpoint in a directory or a .gguf file, for a model with vocab_size logits.
+
+        `tokenizer` is a directory whose tokenizer.json is read in place of what the checkpoint has.
 
         Raises: CheckpointError when there is no tokenizer, or one that can't be read.
         """
-        backend, chat, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+        if tokenizer is not None:
+            backend, chat, end_token_ids = read_other(tokenizer, path)
+        else:
+            backend, chat, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
         return cls(backend, chat, vocab_size, end_token_ids)
 
     def tokens(self) -> list[str | None]:

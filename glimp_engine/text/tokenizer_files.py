@@ -10,7 +10,7 @@ from glimp_engine.errors import CheckpointError
 from glimp_engine.text.gguf_tokenizer import build_gguf_tokenizer
 from glimp_engine.text.tokenizer_json import check_template, check_tokenizer_files
 
-__all__ = ["read_directory", "read_gguf"]
+__all__ = ["read_directory", "read_gguf", "read_other"]
 
 
 def read_directory(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]]:
@@ -23,10 +23,16 @@ def read_directory(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list
         end_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         backend = tokenizer.backend_tokenizer
         without_padding(backend)
+    return backend, tokenizer, end_ids + end_ids_of(path)
+
+
+def end_ids_of(path: Path) -> list[int]:
+    """The end tokens that a directory's configurations name."""
+    end_ids: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (path / name).exists():
             end_ids += Fields(read_json(path / name), str(path / name)).one_or_more_integers("eos_token_id")
-    return backend, tokenizer, end_ids
+    return end_ids
 
 
 def read_gguf(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]]:
@@ -37,7 +43,7 @@ def read_gguf(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]
         backend = build_gguf_tokenizer(metadata, path)
         without_padding(backend)
         tokens = fields.texts("ggml.tokens")
-        ids = {kind: id_under(fields, kind) for kind in ("bos", "eos", "unknown", "padding", "eot", "eom")}
+        ids = {kind: id_under(fields, kind) for kind in ("bos", "eos", "unknown", "padding")}
         named = {
             f"{ours}_token": tokens[token_id]
             for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
@@ -49,8 +55,28 @@ def read_gguf(path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]
         check_template(template or "", f"{path}: tokenizer.chat_template")
         # without a vocabulary: transformers would copy it
         chat = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=template, **named)
-        ends = (ids[kind] for kind in ("eos", "eot", "eom"))
-        return backend, chat, [end_id for end_id in ends if end_id is not None]
+        return backend, chat, end_ids_in(fields)
+
+
+def end_ids_in(fields: Fields) -> list[int]:
+    """The end tokens that a GGUF file names."""
+    ends = (id_under(fields, kind) for kind in ("eos", "eot", "eom"))
+    return [end_id for end_id in ends if end_id is not None]
+
+
+def read_other(directory: Path, path: Path) -> tuple[Tokenizer, PreTrainedTokenizerFast, list[int]]:
+    """A directory's tokenizer in place of the one of the checkpoint at `path`, whose end tokens hold as well."""
+    if not (directory / "tokenizer.json").is_file():
+        raise CheckpointError(f"{directory}: expected a directory with a tokenizer.json, found none")
+    backend, chat, end_ids = read_directory(directory)
+    if path.suffix != ".gguf":
+        return backend, chat, end_ids + end_ids_of(path)
+    with reading(path, "a GGUF file"):
+        fields = Fields(read_gguf_header(path).metadata, str(path), "tokenizer.")
+        if chat.chat_template is None and "chat_template" in fields:
+            chat.chat_template = fields.text("chat_template")
+            check_template(chat.chat_template, f"{path}: tokenizer.chat_template")
+        return backend, chat, end_ids + end_ids_in(fields)
 
 
 def id_under(fields: Fields, kind: str) -> int | None:
