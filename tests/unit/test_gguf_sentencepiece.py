@@ -22,6 +22,7 @@ def sentencepiece(pieces=PIECES_OF, more=(), kinds=(), bytes_=tuple(BYTES), **fl
     tokens = ["<unk>", "<s>", "</s>", *bytes_, *pieces, *more]
     return {
         "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": [0.0] * (3 + len(bytes_)) + [*pieces.values()] + [-1000.0] * len(more),
         "tokenizer.ggml.token_type": [UNKNOWN, CONTROL, CONTROL]
@@ -140,7 +141,7 @@ def test_a_byte_may_be_a_piece_and_must_be_something():
 
 def test_a_texts_bytes_are_those_of_its_tokens(tmp_path):
     metadata = sentencepiece(more=["  "], kinds=[USER_DEFINED])
-    metadata.update({"tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.merges": None, "tokenizer.ggml.pre": "default"})
+    metadata["tokenizer.ggml.eos_token_id"] = 2
     text = Text.load(write_model(tmp_path, make_model("qwen2"), "qwen2", metadata), 268)
     ids = text.encode(" a é\n  ab", allow_special=True)
     assert b"".join(map(text.bytes_of, ids)) == "<s>  a é\n   ab".encode()
