@@ -53,7 +53,8 @@ class Engine:
     """Decodes with two co-resident models, step by step, each step by the model that its router chooses.
 
     `small` and `large` are directories of safetensors, `.gguf` files, hub ids, or models loaded before; without a
-    `large` the small model writes everything.
+    `large` the small model writes everything. `small_tokenizer` and `large_tokenizer` are directories with a
+    tokenizer.json, each read in place of what that model's checkpoint has.
 
     With native ops (on a CPU) dtype `auto` keeps each matrix as it's stored; `quantization`, int8 or int4, rounds those
     of a checkpoint that isn't quantised, when it's loaded. `num_threads` is theirs, PyTorch's number by default.
@@ -87,6 +88,8 @@ class Engine:
         loop: str = "auto",
         skip_code_fences: bool = False,
         routing: str | PathLike[str] | None = None,
+        small_tokenizer: str | PathLike[str] | None = None,
+        large_tokenizer: str | PathLike[str] | None = None,
     ) -> None:
         config = EngineConfig(
             device=device,
@@ -106,7 +109,7 @@ class Engine:
         )
         router = None if routing is None else load_router(routing, small, large)
         op_set = config.make_ops()
-        models: list[LoadedModel] = load_models(small, large, config, op_set)
+        models: list[LoadedModel] = load_models(small, large, config, op_set, small_tokenizer, large_tokenizer)
         self.config = config
         self._dictionary = make_dictionary(models)
         memory = plan_memory(models, self._dictionary, config)

@@ -46,48 +46,68 @@ class LoadedModel:
 ModelSource = str | PathLike[str] | LoadedModel
 
 
-def load_models(small: ModelSource, large: ModelSource | None, config: EngineConfig, ops: Ops) -> list[LoadedModel]:
+def load_models(
+    small: ModelSource,
+    large: ModelSource | None,
+    config: EngineConfig,
+    ops: Ops,
+    small_tokenizer: str | PathLike[str] | None = None,
+    large_tokenizer: str | PathLike[str] | None = None,
+) -> list[LoadedModel]:
     """The small model, and the large one if there is one; a source given twice is loaded once.
 
     Raises: CheckpointError, ConfigError.
     """
-    loaded_small = load_model("small", small, config, ops)
+    if large is None and large_tokenizer is not None:
+        raise ConfigError(f"large_tokenizer is {str(large_tokenizer)!r} without a large model; allowed: None")
+    loaded_small = load_model("small", small, config, ops, small_tokenizer)
     if large is None:
         return [loaded_small]
-    if large is small or (not isinstance(small, LoadedModel) and not isinstance(large, LoadedModel) and small == large):
+    are_paths = not isinstance(small, LoadedModel) and not isinstance(large, LoadedModel)
+    if small_tokenizer == large_tokenizer and (large is small or (are_paths and small == large)):
         return [loaded_small, loaded_small]
-    return [loaded_small, load_model("large", large, config, ops)]
+    return [loaded_small, load_model("large", large, config, ops, large_tokenizer)]
 
 
-def load_model(name: str, source: ModelSource, config: EngineConfig, ops: Ops) -> LoadedModel:
-    """One model, loaded unless it is already."""
+def load_model(
+    name: str, source: ModelSource, config: EngineConfig, ops: Ops, tokenizer: str | PathLike[str] | None
+) -> LoadedModel:
+    """One model, loaded unless it is already, with another tokenizer than its own if one is given."""
     if isinstance(source, LoadedModel):
+        if tokenizer is not None:
+            raise ConfigError(f"{name}_tokenizer is {str(tokenizer)!r} and {name} is a LoadedModel; allowed: None")
         return source
     if not isinstance(source, (str, PathLike)) or not str(source):
         raise ConfigError(f"{name} is {source!r}; allowed: a directory, a .gguf file, a hub id, a LoadedModel")
-    path = locate(source)
-    loaded = load_native(path, config, ops) if isinstance(ops, NativeOps) else load_reference(path, config, ops)
+    if tokenizer is not None and not (isinstance(tokenizer, (str, PathLike)) and Path(tokenizer).is_dir()):
+        raise ConfigError(f"{name}_tokenizer is {tokenizer!r}; allowed: None, a directory with a tokenizer.json")
+    path, other = locate(source), None if tokenizer is None else Path(tokenizer)
+    if isinstance(ops, NativeOps):
+        loaded = load_native(path, other, config, ops)
+    else:
+        loaded = load_reference(path, other, config, ops)
     if loaded.model.weight_bytes >= BYTES_WORTH_FREEZING:
         gc.collect()
         gc.freeze()  # what imports and loading have made stays: a collection within a tick would look through it
     return loaded
 
 
-def load_native(path: Path, config: EngineConfig, ops: NativeOps) -> LoadedModel:
+def load_native(path: Path, tokenizer: Path | None, config: EngineConfig, ops: NativeOps) -> LoadedModel:
     """The model on the native ops, its weights as they are stored unless the configuration says otherwise."""
     model_config, tensors = open_checkpoint(path)
-    text = Text.load(path, model_config.vocab_size)  # before the weights, which then take the memory that it frees
+    # before the weights, which then take the memory that it frees
+    text = Text.load(path, model_config.vocab_size, tokenizer)
     with reading(path, "a model that fits in the memory"):
         weights = read_weights(path, tensors, ops, config.native_dtype, config.quantization)
         return LoadedModel(NativeDecoder(model_config, weights, ops), text)
 
 
-def load_reference(path: Path, config: EngineConfig, ops: Ops) -> LoadedModel:
+def load_reference(path: Path, tokenizer: Path | None, config: EngineConfig, ops: Ops) -> LoadedModel:
     """The model in PyTorch, its weights dequantised."""
     with reading(path, "a model that fits in the memory"):
         model_config, weights = load_checkpoint(path, config.torch_dtype, config.torch_device)
         model = Decoder(model_config, weights, ops)
-    return LoadedModel(model, Text.load(path, model_config.vocab_size))
+    return LoadedModel(model, Text.load(path, model_config.vocab_size, tokenizer))
 
 
 def load_router(path: str | PathLike[str], small: object, large: object) -> Router:

@@ -86,6 +86,16 @@ class Fields:
         """A list of integers, which must be there."""
         return self._list(key, int, "a list of integers")
 
+    def numbers(self, key: str) -> list[float]:
+        """A list of numbers, which must be there; none of them NaN."""
+        value = self.raw(key)
+        if not isinstance(value, list):
+            raise self.error(key, "a list of numbers")
+        for i, item in enumerate(value):
+            if type(item) not in (int, float) or item != item:
+                raise CheckpointError(f"{self.where}: {self._prefix}{key}[{i}] is {shown(item)}; expected number")
+        return value
+
     def one_or_more_integers(self, key: str) -> list[int]:
         """An integer, or a list of them; none where there is nothing."""
         value = self.raw(key)

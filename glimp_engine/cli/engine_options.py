@@ -20,6 +20,13 @@ def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True
     parser.add_argument(
         "--large", type=model_source, help="... of the large model; without one the small model writes everything"
     )
+    for name in ("small", "large"):
+        parser.add_argument(
+            f"--{name}-tokenizer",
+            type=model_source,
+            metavar="DIR",
+            help=f"directory whose tokenizer.json is read in place of what the {name} model's checkpoint has",
+        )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--ops", default="auto")
@@ -51,5 +58,7 @@ def make_engine(options: argparse.Namespace, **more: Any) -> "Engine":
         ops=options.ops,
         quantization=options.quantization,
         num_threads=options.num_threads,
+        small_tokenizer=options.small_tokenizer,
+        large_tokenizer=options.large_tokenizer,
         **more,
     )

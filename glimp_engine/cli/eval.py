@@ -148,12 +148,16 @@ def settings_of(
     from glimp_engine.checkpoints import fingerprint, locate
 
     sources = {name: getattr(options, name) for name in ("small", "large") if getattr(options, name) is not None}
+    others = {f"{name}_tokenizer": getattr(options, f"{name}_tokenizer") for name in sources}
     digest = blake2b(json.dumps([asdict(problem) for problem in problems]).encode(), digest_size=8).hexdigest()
     budgets = {name: value for name, value in asdict(routing).items() if name not in ("router", "glimpse_logprobs")}
     return {
         **sources,
         "fingerprints": {name: fingerprint(locate(source)) for name, source in sources.items()},
-        "engine": {name: getattr(options, name) for name in ("device", "dtype", "ops", "quantization")},
+        "engine": {
+            **{name: getattr(options, name) for name in ("device", "dtype", "ops", "quantization")},
+            **{name: directory for name, directory in others.items() if directory is not None},
+        },
         "problems": str(options.problems or options.preset),
         "num_problems": len(problems),
         "problems_digest": digest,

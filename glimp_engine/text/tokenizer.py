@@ -14,7 +14,7 @@ from glimp_engine.text.continuing import starts_of
 from glimp_engine.text.detokenizer import Detokenizer
 from glimp_engine.text.messages import Chat, SpecialNames
 from glimp_engine.text.thinking import ThinkingMarks
-from glimp_engine.text.tokenizer_files import read_directory, read_gguf
+from glimp_engine.text.tokenizer_files import read_directory, read_gguf, read_other
 
 __all__ = ["Text"]
 
@@ -64,13 +64,18 @@ class Text:
         self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < self.num_tokens)
 
     @classmethod
-    def load(cls, path: Path, vocab_size: int) -> "Text":
+    def load(cls, path: Path, vocab_size: int, tokenizer: Path | None = None) -> "Text":
         """The text of the checkpoint in a directory or a .gguf file, for a model with vocab_size logits.
+
+        `tokenizer` is a directory whose tokenizer.json is read in place of what the checkpoint has.
 
         Raises: CheckpointError when there is no tokenizer, or one that can't be read, or isn't the model's.
         """
-        backend, chat_format, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
-        check_vocabulary(backend, vocab_size, path)
+        if tokenizer is not None:
+            backend, chat_format, end_token_ids = read_other(tokenizer, path)
+        else:
+            backend, chat_format, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+        check_vocabulary(backend, vocab_size, tokenizer or path)
         return cls(backend, chat_format, vocab_size, end_token_ids)
 
     def tokens(self) -> list[str | None]:

@@ -1,5 +1,6 @@
 """The tokenizer of a checkpoint: its files in the hub's layout, or a GGUF file's metadata."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from glimp_engine.text.chat import ChatFormat
 from glimp_engine.text.gguf_tokenizer import build_gguf_tokenizer
 from glimp_engine.text.tokenizer_json import check_template, check_tokenizer_files
 
-__all__ = ["read_directory", "read_gguf"]
+__all__ = ["read_directory", "read_gguf", "read_other"]
 
 # tokenizers in other forms, from which the hub's libraries make a tokenizer.json
 OTHER_TOKENIZERS = ("tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "tiktoken.model")
@@ -41,10 +42,16 @@ def read_directory(path: Path) -> tuple[Tokenizer, ChatFormat, list[int]]:
         chat_format = ChatFormat(read_template(path), special)
         eos_id = backend.token_to_id(str(special.get("eos_token", "")))
         end_ids = [] if eos_id is None else [eos_id]
+    return backend, chat_format, end_ids + end_ids_of(path)
+
+
+def end_ids_of(path: Path) -> list[int]:
+    """The end tokens that a directory's configurations name."""
+    end_ids: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (path / name).exists():
             end_ids += Fields(read_json(path / name), str(path / name)).one_or_more_integers("eos_token_id")
-    return backend, chat_format, end_ids
+    return end_ids
 
 
 def read_special_tokens(path: Path) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def read_gguf(path: Path) -> tuple[Tokenizer, ChatFormat, list[int]]:
         backend = build_gguf_tokenizer(metadata, path)
         without_padding(backend)
         tokens = fields.texts("ggml.tokens")
-        ids = {kind: id_under(fields, kind) for kind in ("bos", "eos", "unknown", "padding", "eot", "eom")}
+        ids = {kind: id_under(fields, kind) for kind in ("bos", "eos", "unknown", "padding")}
         named = {
             f"{ours}_token": tokens[token_id]
             for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
@@ -116,8 +123,29 @@ def read_gguf(path: Path) -> tuple[Tokenizer, ChatFormat, list[int]]:
         make_special(backend, named)
         template = fields.text("chat_template", "") or None
         check_template(template or "", f"{path}: tokenizer.chat_template")
-        ends = (ids[kind] for kind in ("eos", "eot", "eom"))
-        return backend, ChatFormat(template, named), [end_id for end_id in ends if end_id is not None]
+        return backend, ChatFormat(template, named), end_ids_in(fields)
+
+
+def end_ids_in(fields: Fields) -> list[int]:
+    """The end tokens that a GGUF file names."""
+    ends = (id_under(fields, kind) for kind in ("eos", "eot", "eom"))
+    return [end_id for end_id in ends if end_id is not None]
+
+
+def read_other(directory: Path, path: Path) -> tuple[Tokenizer, ChatFormat, list[int]]:
+    """A directory's tokenizer in place of the one of the checkpoint at `path`, whose end tokens hold as well."""
+    if not (directory / "tokenizer.json").is_file():
+        raise CheckpointError(f"{directory}: expected a directory with a tokenizer.json, found none")
+    backend, chat_format, end_ids = read_directory(directory)
+    if path.suffix != ".gguf":
+        return backend, chat_format, end_ids + end_ids_of(path)
+    with reading(path, "a GGUF file"):
+        fields = Fields(read_gguf_header(path).metadata, str(path), "tokenizer.")
+        if chat_format.template is None:
+            template = fields.text("chat_template", "") or None
+            check_template(template or "", f"{path}: tokenizer.chat_template")
+            chat_format = replace(chat_format, template=template)
+        return backend, chat_format, end_ids + end_ids_in(fields)
 
 
 def id_under(fields: Fields, kind: str) -> int | None:

@@ -15,6 +15,7 @@ from fuzz.hostile import templates, tokenizers
 from fuzz.mutations import copy_directory, mutate_directory, mutated_bytes
 from tiny import make_tokenizer, save_checkpoint
 from unit.test_gguf import make_model, write_model
+from unit.test_gguf_sentencepiece import sentencepiece
 
 from glimp_engine.checkpoints import read_gguf_header
 
@@ -22,18 +23,20 @@ pytestmark = pytest.mark.slow
 
 SHARE = 1 if os.environ.get("GLIMP_FUZZ") == "all" else 10  # one of so many is tried
 HERE = Path(__file__).parent
-SOUND = ("model", "llama/tiny.gguf", "qwen2/tiny.gguf", "qwen3/tiny.gguf")
+FILES = ("llama", "qwen2", "qwen3", "sentencepiece")
+SOUND = ("model", *(f"{name}/tiny.gguf" for name in FILES))
 ALLOWED = {"refused", "loaded"}
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A directory and GGUF files of each family that load."""
+    """A directory that loads, and GGUF files of each family and kind of tokenizer."""
     path = tmp_path_factory.mktemp("sound")
     save_checkpoint(path / "model", make_tokenizer(), seed=1)
-    for family in ("llama", "qwen2", "qwen3"):
-        (path / family).mkdir()
-        write_model(path / family, make_model(family), family)
+    for name in FILES:
+        family, tokenizer = ("llama", sentencepiece({"▁": -1.0})) if name == "sentencepiece" else (name, {})
+        (path / name).mkdir()
+        write_model(path / name, make_model(family), family, tokenizer)
     return path
 
 
@@ -90,7 +93,7 @@ def test_what_is_sound_loads(sound, trials):
 
 
 def test_mutated_gguf_files(sound, trials, tmp_path):
-    files = {family: sound / family / "tiny.gguf" for family in ("llama", "qwen2", "qwen3")}
+    files = {name: sound / name / "tiny.gguf" for name in FILES}
     blobs = {family: file.read_bytes() for family, file in files.items()}
     ends = {family: read_gguf_header(file).tensors[0].offset for family, file in files.items()}
     for seed in seeds(1300):

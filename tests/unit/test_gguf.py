@@ -259,7 +259,7 @@ def test_what_would_give_wrong_tokens_is_refused(tmp_path, metadata, tensors, me
     [
         ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens: expected a list of strings, found none"),
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges: expected a list of strings, found none"),
-        ({"tokenizer.ggml.model": "rwkv"}, "expected a tokenizer that transformers can read"),
+        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer.ggml.model is 'rwkv'; expected gpt2, llama or gemma4"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_built_is_named(tmp_path, metadata, message):

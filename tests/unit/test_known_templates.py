@@ -11,6 +11,8 @@ from glimp_engine import RequestError
 from glimp_engine.text.chat import ChatFormat, ChatTemplate
 from glimp_engine.text.messages import Chat, read_messages
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 USER = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b"}
