@@ -37,6 +37,10 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return self._values.get(self._prefix + key) is not None
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there, be it null."""
+        return self._prefix + key in self._values
+
     def raw(self, key: str) -> Any:
         """The value, whatever it is; None where there is none."""
         return self._values.get(self._prefix + key)
@@ -85,6 +89,16 @@ class Fields:
     def integers(self, key: str) -> list[int]:
         """A list of integers, which must be there."""
         return self._list(key, int, "a list of integers")
+
+    def numbers(self, key: str, length: int, low: float, high: float) -> tuple[float, ...]:
+        """A list of so many numbers from low to high, which must be there unless it's empty."""
+        value, expected = self.raw(key), f"a list of {length} numbers from {low} to {high}"
+        if value is None and length == 0:
+            return ()
+        if not isinstance(value, list) or len(value) != length:
+            raise self.error(key, expected)
+        each = Fields({f"{key}[{i}]": item for i, item in enumerate(value)}, self.where)
+        return tuple(each.number(f"{key}[{i}]", low, high) for i in range(length))
 
     def one_or_more_integers(self, key: str) -> list[int]:
         """An integer, or a list of them; none where there is nothing."""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from glimp_engine.checkpoints import is_gguf
 from glimp_engine.errors import RequestError
 from glimp_engine.text.chat import BEGIN_THINKING, END_THINKING, ChatTemplate
 from glimp_engine.text.detokenizer import Detokenizer
@@ -59,7 +60,7 @@ class Text:
 
         Raises: CheckpointError when there is no tokenizer, or one that can't be read.
         """
-        backend, chat, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+        backend, chat, end_token_ids = read_gguf(path) if is_gguf(path) else read_directory(path)
         return cls(backend, chat, vocab_size, end_token_ids)
 
     def tokens(self) -> list[str | None]:
