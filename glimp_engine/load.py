@@ -17,7 +17,7 @@ from glimp_engine.kernels.native import NativeOps
 from glimp_engine.models import Decoder, KVStore, NativeDecoder, num_pages_within, read_weights
 from glimp_engine.routing import Model, Router, RoutingFile
 from glimp_engine.sequences import Dictionary, Voice
-from glimp_engine.text import BoundaryTable, Text, relate
+from glimp_engine.text import BoundaryTable, Text, digit_table, relate
 
 __all__ = [
     "LoadedModel",
@@ -162,8 +162,11 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
     end_of_thinking = [] if text.end_thinking_id is None else [text.end_thinking_id]
     vocab_size = loaded.model.config.vocab_size
     end_token_ids = loaded.text.end_token_ids
-    token_bytes = map(loaded.text.bytes_of, range(loaded.text.num_tokens))
-    return Voice(text, BoundaryTable.build(token_bytes, end_of_thinking, end_token_ids, vocab_size, skip_code_fences))
+    ids = range(loaded.text.num_tokens)
+    boundaries = BoundaryTable.build(
+        map(loaded.text.bytes_of, ids), end_of_thinking, end_token_ids, vocab_size, skip_code_fences
+    )
+    return Voice(text, boundaries, digit_table(map(loaded.text.written_bytes, ids), vocab_size))
 
 
 def make_runners(

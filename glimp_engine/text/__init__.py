@@ -5,6 +5,7 @@ It may import `checkpoints` and what lies below.
 
 from glimp_engine.text.boundaries import Boundary, BoundaryTable
 from glimp_engine.text.detokenizer import StopStrings
+from glimp_engine.text.digits import digit_table
 from glimp_engine.text.pairs import Pair, relate
 from glimp_engine.text.tokenizer import Text
 
@@ -14,5 +15,6 @@ __all__ = [
     "Pair",
     "StopStrings",
     "Text",
+    "digit_table",
     "relate",
 ]

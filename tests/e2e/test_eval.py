@@ -15,7 +15,7 @@ from glimp_engine.cli.main import main
 from glimp_engine.evaluation.journal import Journal
 
 SHORT = ["--max-tokens", "24", "--max-step-tokens", "6", "--temperature", "0.9"]
-ROUTERS = "small,large,glimp:2.2,random@glimp:2.2,step_entropy:2.0,specreason:5"
+ROUTERS = "small,large,glimp:2.2,random@glimp:2.2,step_entropy:2.0,specreason:5,number_entropy:2.0,late:20"
 FILES = ("results.jsonl", "branches.jsonl")
 
 

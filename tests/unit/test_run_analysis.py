@@ -123,6 +123,7 @@ def test_risk_over_coverage():
 
 def branch(problem, index, value, num_right):
     names = ("entropy", "top20_entropy", "max_probability", "margin", "step_entropy", "step_perplexity")
+    names += ("number_entropy", "late")
     return {
         "problem": problem,
         "step": index,
@@ -146,6 +147,24 @@ def test_signals_are_judged_by_branches():
     assert low < found["entropy"].auc < high
     assert discriminate([branch("a", 0, 1.0, 4)]) == []
     assert discriminate([branch("a", 0, 1.0, 0)]) == []
+
+
+def test_a_step_without_a_number_is_the_first_that_the_small_model_may_write():
+    branches = [branch("a", i, 1.0, num_right) for i, num_right in enumerate([4, 4, 0, 0])]
+    for each, entropy, place in zip(branches, [None, 0.5, 0.7, 0.9], [0, 10, 20, 5], strict=True):
+        each["signals"] |= {"number_entropy": entropy, "late": place}
+    found = {each.signal: each for each in discriminate(branches)}
+    assert (found["number_entropy"].auc, found["late"].auc, found["entropy"].auc) == (1.0, 0.75, 0.5)
+    assert found["number_entropy"].risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
+
+
+def test_a_run_of_before_there_was_a_signal_has_the_others():
+    branches = [branch("a", i, float(i), num_right) for i, num_right in enumerate([4, 0])]
+    for each in branches:
+        del each["signals"]["number_entropy"], each["signals"]["late"]
+    assert [each.signal for each in discriminate(branches)] == [
+        *("entropy", "top20_entropy", "max_probability", "margin", "step_entropy", "step_perplexity")
+    ]
 
 
 def synthetic_run(thresholds=(0.5, 1.0, 2.0)):
