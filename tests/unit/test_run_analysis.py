@@ -10,6 +10,7 @@ import pytest
 from glimp_engine import ConfigError
 from glimp_engine.evaluation.calibrate import parse_target, propose
 from glimp_engine.evaluation.discrimination import auc, discriminate, risk_coverage
+from glimp_engine.evaluation.report import signal_section
 from glimp_engine.evaluation.run_files import RunFiles
 from glimp_engine.evaluation.summary import busy_seconds, interval_of, summarise, wilson
 
@@ -156,6 +157,12 @@ def test_a_step_without_a_number_is_the_first_that_the_small_model_may_write():
     found = {each.signal: each for each in discriminate(branches)}
     assert (found["number_entropy"].auc, found["late"].auc, found["entropy"].auc) == (1.0, 0.75, 0.5)
     assert found["number_entropy"].risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
+    for each in branches:
+        each["rest"] = "large"
+    page = signal_section(RunFiles({}, [], [], branches, []), discriminate(branches))
+    for name, area in (("number_entropy", "1.000"), ("late", "0.750"), ("entropy", "0.500")):
+        assert f"<td>{name}</td><td>{area}</td>" in page
+        assert f"{name} (AUC {area[:4]})" in page  # its curve
 
 
 def test_a_run_of_before_there_was_a_signal_has_the_others():
