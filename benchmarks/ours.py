@@ -195,7 +195,8 @@ class Ours:
 
     def _kv(self, num_tokens: int) -> KVStore:
         num_pages = -(-num_tokens // PAGE_SIZE)
-        return KVStore(self.model.config, num_pages, PAGE_SIZE, self.model.kv_layout, self.model.device)
+        model = self.model
+        return KVStore(model.config, num_pages, PAGE_SIZE, model.kv_layout, model.device, num_tokens)
 
     def _run_prompt(self, token_ids: list[int]) -> None:
         self.engine.add_request("prompt", token_ids, greedy(1))

@@ -17,7 +17,7 @@ from glimp_engine.kernels.native import NativeOps
 from glimp_engine.models import Decoder, KVStore, NativeDecoder, num_pages_within, read_weights
 from glimp_engine.routing import Model, Router, RoutingFile
 from glimp_engine.sequences import Dictionary, Voice
-from glimp_engine.text import BoundaryTable, Text, relate
+from glimp_engine.text import BoundaryTable, Text, digit_table, relate
 
 __all__ = [
     "LoadedModel",
@@ -145,10 +145,13 @@ def plan_memory(models: list[LoadedModel], dictionary: Dictionary, config: Engin
     num_pages = num_pages_within(budget_bytes, bytes_per_page)
     num_streams = 1 if dictionary.pair.kind == "identical" else 2
     capacity = num_pages // num_streams * size
-    context = min(loaded.model.config.max_positions for loaded in models)
-    max_model_len = config.max_model_len or min(context, capacity)
+    configs = [loaded.model.config for loaded in models]
+    context = min(each.max_positions for each in configs)
+    max_model_len = config.max_model_len or min(capacity, *(each.default_len for each in configs))
     if max_model_len > context:
-        raise ConfigError(f"max_model_len is {max_model_len}; the models' context allows {context}")
+        windows = [each.window for each in configs if each.window is not None and each.max_positions == context]
+        why = "".join(f", as {window.where} has {window.key}" for window in windows[:1])
+        raise ConfigError(f"max_model_len is {max_model_len}; the models' context allows {context}{why}")
     if max_model_len > capacity:
         raise CapacityError(
             f"max_model_len is {max_model_len} tokens; {num_pages} pages of {size} hold {capacity}: "
@@ -179,8 +182,11 @@ def make_voice(loaded: LoadedModel, text: Text, skip_code_fences: bool) -> Voice
     end_of_thinking = [] if text.end_thinking_id is None else [text.end_thinking_id]
     vocab_size = loaded.model.config.vocab_size
     end_token_ids = loaded.text.end_token_ids
-    token_bytes = map(loaded.text.bytes_of, range(loaded.text.num_tokens))
-    return Voice(text, BoundaryTable.build(token_bytes, end_of_thinking, end_token_ids, vocab_size, skip_code_fences))
+    ids = range(loaded.text.num_tokens)
+    boundaries = BoundaryTable.build(
+        map(loaded.text.bytes_of, ids), end_of_thinking, end_token_ids, vocab_size, skip_code_fences
+    )
+    return Voice(text, boundaries, digit_table(map(loaded.text.written_bytes, ids), vocab_size))
 
 
 def make_runners(
@@ -215,7 +221,7 @@ def make_runner(
     """The model with K/V tensors of its own and what it must not write; with a recorder its ticks are graphs."""
     model = loaded.model
     num_pages = memory.num_pages + (recorder is not None)  # the padding's
-    kv = KVStore(model.config, num_pages, config.page_size, model.kv_layout, model.device)
+    kv = KVStore(model.config, num_pages, config.page_size, model.kv_layout, model.device, memory.max_model_len)
     token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
     forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
     if recorder is None:

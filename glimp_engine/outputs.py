@@ -67,6 +67,7 @@ class Step:
     first_tokens: list[tuple[int, float]] = field(default_factory=list)  # the glimpse's (id, logprob), descending
     mean_entropy: float = 0.0  # nats, of the distributions that its writer drew it from
     mean_logprob: float = 0.0  # nats, of its tokens under these
+    number_entropy: float | None = None  # nats, mean over its tokens with a digit in them; None if it has none
     num_redone_tokens: int = 0  # of the small model's draft that was taken back before
     score: float | None = None  # of the draft, 0 to 9, by the large model
 

@@ -14,7 +14,9 @@ from glimp_engine import (
     FinishReason,
     GlimpRouter,
     LargeOnly,
+    LateRouter,
     Model,
+    NumberEntropyRouter,
     RandomRouter,
     RequestError,
     RoutingParams,
@@ -94,9 +96,9 @@ def random_router(rng):
     return [
         lambda: SmallOnly(),
         lambda: LargeOnly(),
-        lambda: RandomRouter(0.5),
+        lambda: rng.choice([RandomRouter(0.5), LateRouter(rng.choice([0, 9, 30]))]),
         lambda: SpecReason(rng.choice([0, 5, 10])),
-        lambda: StepEntropyRouter(rng.choice([0.0, 2.0, 2.6])),
+        lambda: rng.choice([StepEntropyRouter(rng.choice([0.0, 2.0, 2.6])), NumberEntropyRouter(2.0)]),
         lambda: rng.choice([StepPerplexityRouter(9.0), GlimpRouter(large_fraction=0.4)]),
         lambda: ReviewingRouter(rng.randint(1, 3), question=rng.choice([None, "Is it good?"])),
     ][kind - 3]()

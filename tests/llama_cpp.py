@@ -1,4 +1,4 @@
-"""Where llama.cpp's models/ is, its vocabularies with test vectors and its templates: a directory, or a package's sdist.
+"""Where llama.cpp's models/ is, with test vectors of vocabularies and chat templates.
 
 They are others' facts and not kept here. GLIMP_LLAMA_CPP_MODELS names the directory; else it's fetched, once.
 """

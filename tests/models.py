@@ -5,6 +5,8 @@ from on_gpu import moved
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -35,8 +37,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-LLAMA, QWEN2, QWEN3 = (
+LLAMA, MISTRAL, QWEN2, QWEN3 = (
     (LlamaConfig, LlamaForCausalLM),
+    (MistralConfig, MistralForCausalLM),
     (Qwen2Config, Qwen2ForCausalLM),
     (Qwen3Config, Qwen3ForCausalLM),
 )
@@ -55,15 +58,45 @@ CASES = {
     "qwen2-theta": (QWEN2, {"rope_theta": 37.0}),
     "qwen2-yarn": (QWEN2, {"rope": YARN, "head_dim": 16}),
     "qwen2-yarn-attention": (QWEN2, {"rope": {**YARN, "attention_factor": 0.7, "beta_fast": 8.0, "beta_slow": 2.0}}),
+    "qwen2-yarn-card": (QWEN2, {"rope": YARN, "head_dim": 16, "max_position_embeddings": 32}),
+    "qwen2-yarn-mscale": (QWEN2, {"rope": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.9}, "head_dim": 16}),
+    "qwen2-yarn-untruncated": (QWEN2, {"rope": {**YARN, "truncate": False, "beta_fast": 3.0}, "head_dim": 16}),
+    "mistral": (MISTRAL, {"sliding_window": None, "head_dim": 8}),
     "qwen3": (QWEN3, {"head_dim": 8}),
     "qwen3-tied-biases": (QWEN3, {"head_dim": 6, "tie_word_embeddings": True, "attention_bias": True}),
     "qwen3-yarn": (QWEN3, {"head_dim": 16, "rope": YARN, "rope_theta": 1e6}),
+}
+# whose rotation depends on how long the texts are: original context 32
+DIVISORS = {"short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 2.0, 7.5]}
+BY_LENGTH = {
+    "llama-dynamic": (LLAMA, {"rope": {"rope_type": "dynamic", "factor": 4.0}, "max_position_embeddings": 32}),
+    "qwen2-dynamic-theta": (
+        QWEN2,
+        {"rope": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 32, "rope_theta": 37.0},
+    ),
+    "llama-longrope": (
+        LLAMA,
+        {"rope": {"rope_type": "longrope", **DIVISORS, "original_max_position_embeddings": 32}},
+    ),
+    "qwen3-longrope-factors": (
+        QWEN3,
+        {
+            "rope": {
+                "rope_type": "longrope",
+                **DIVISORS,
+                "original_max_position_embeddings": 32,
+                "attention_factor": 1.7,
+                "factor": 3.0,
+            },
+            "head_dim": 6,
+        },
+    ),
 }
 
 
 def make_checkpoint(path, case, sizes=SIZES, **how):
     """A random model in float64; its norms and biases too are random, so that each of them matters."""
-    (config_class, model_class), options = CASES[case]
+    (config_class, model_class), options = {**CASES, **BY_LENGTH}[case]
     options = dict(options)
     rope = {"rope_type": "default", **options.pop("rope", {}), "rope_theta": options.pop("rope_theta", 10000.0)}
     torch.manual_seed(len(case))
@@ -78,13 +111,16 @@ def make_checkpoint(path, case, sizes=SIZES, **how):
 class Growing:
     """K/V of some sequences on pages in random order, NaN until stored; each sequence gives its logits as it grows."""
 
-    def __init__(self, decoder, token_ids, page_size):
+    def __init__(self, decoder, token_ids, page_size, max_model_len=None):
         self.decoder, self.token_ids, self.page_size = decoder, token_ids, page_size
         num_pages = [-(-len(ids) // page_size) for ids in token_ids]
         order = torch.randperm(sum(num_pages)).tolist()
         self.tables = [[order.pop() for _ in range(n)] for n in num_pages]
         self.lengths = [0] * len(token_ids)
-        self.kv = KVStore(decoder.config, sum(num_pages), page_size, decoder.kv_layout, decoder.device)
+        self.kv = KVStore(
+            *(decoder.config, sum(num_pages), page_size, decoder.kv_layout, decoder.device),
+            max_model_len or decoder.config.max_positions,
+        )
         for tensor in (tensor for pair in self.kv.layers for tensor in pair):
             tensor.fill_(torch.nan)
         self.logits = [[] for _ in token_ids]
@@ -119,9 +155,9 @@ class Growing:
                 self.forward(news)
 
 
-def whole(decoder, token_ids, page_size=16):
+def whole(decoder, token_ids, page_size=16, max_model_len=None):
     """Logits of every position of a text, in one forward."""
-    growing = Growing(decoder, [token_ids], page_size)
+    growing = Growing(decoder, [token_ids], page_size, max_model_len)
     growing.forward([len(token_ids)])
     return torch.stack(growing.logits[0])
 

@@ -97,6 +97,11 @@ LINES = {
             "specreason:",
             "step_entropy:-1",
             "step_perplexity:nan",
+            "number_entropy:-1",
+            "number_entropy",
+            "late:-1",
+            "late:1e3",
+            "late:inf",
             "step_perplexity",
         )
     },

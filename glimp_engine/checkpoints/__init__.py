@@ -5,11 +5,12 @@ this room only `text` knows which.
 """
 
 from glimp_engine.checkpoints.checkpoint import load_checkpoint, locate, open_checkpoint
-from glimp_engine.checkpoints.config import ModelConfig, RopeScaling
+from glimp_engine.checkpoints.config import ModelConfig
 from glimp_engine.checkpoints.fields import Fields, shown
 from glimp_engine.checkpoints.files import check_file, read_json, reading
 from glimp_engine.checkpoints.fingerprint import fingerprint
-from glimp_engine.checkpoints.gguf_header import read_gguf_header
+from glimp_engine.checkpoints.gguf_header import is_gguf, read_gguf_header
+from glimp_engine.checkpoints.rope import RopeScaling
 from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor
 from glimp_engine.checkpoints.tensors import FREQ_FACTORS
 
@@ -23,6 +24,7 @@ __all__ = [
     "StoredTensor",
     "check_file",
     "fingerprint",
+    "is_gguf",
     "load_checkpoint",
     "locate",
     "open_checkpoint",

@@ -1,7 +1,9 @@
 """From a path or a hub id to a model's configuration and its weights, every tensor by exact name and shape."""
 
+import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -14,15 +16,20 @@ from glimp_engine.checkpoints.config import ModelConfig
 from glimp_engine.checkpoints.directory import open_directory
 from glimp_engine.checkpoints.files import reading
 from glimp_engine.checkpoints.gguf import open_gguf
+from glimp_engine.checkpoints.gguf_header import is_gguf
 from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor
 from glimp_engine.checkpoints.tensors import FREQ_FACTORS, expected_tensors
 from glimp_engine.errors import CheckpointError, ConfigError
 
 __all__ = ["load_checkpoint", "locate", "open_checkpoint"]
 
+log = logging.getLogger(__name__)
+
 # no pickled weights and no code
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 FLOATS = (*FLOAT_TYPES, *QUANTIZED_TYPES, "F64")  # F64 of safetensors alone
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+COMPARED_VALUES = 1 << 22  # at a time
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -35,7 +42,7 @@ def locate(source: str | PathLike[str]) -> Path:
         path = Path(source).expanduser()
     except RuntimeError as error:  # ~nobody/x
         raise ConfigError(f"model is {str(source)!r}: {error} Allowed: a directory, a .gguf file, a hub id") from None
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if path.is_dir() or (path.is_file() and is_gguf(path)):
         return path
     if path.exists() or not HUB_ID.fullmatch(str(source)):
         raise ConfigError(f"model is {str(source)!r}; allowed: a directory, a .gguf file, or a hub id as owner/name")
@@ -51,9 +58,10 @@ def open_checkpoint(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     Raises: CheckpointError with file, tensor, expected and found.
     """
     with reading(path, "a checkpoint"):
-        config, tensors = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
+        config, tensors = open_gguf(path) if is_gguf(path) else open_directory(path)
         if config.num_layers > len(tensors):  # before there are names of all that should be there
             raise CheckpointError(f"{path}: expected {config.num_layers} layers, found {len(tensors)} tensors")
+        config = with_own_head(config, tensors, path)
         expected = expected_tensors(config)
         check_tensors(expected, tensors, config, path)
         return config, {name: tensors[name] for name in [*expected, *({FREQ_FACTORS} & tensors.keys())]}
@@ -75,6 +83,27 @@ def load_checkpoint(
         with reading(tensor.file, f"tensor {name}"):
             weights[name] = tensor.read().to(device=device, dtype=torch.float32 if name == FREQ_FACTORS else dtype)
     return config, weights
+
+
+def with_own_head(config: ModelConfig, tensors: Mapping[str, StoredTensor], path: Path) -> ModelConfig:
+    """The configuration, whose head is not the embedding if another one is stored, whatever it says itself.
+
+    Cost: where both are there, they are read, piece by piece, up to the first difference.
+    """
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    if not config.tied_embeddings or head is None or embedding is None or are_equal(head, embedding):
+        return config
+    log.warning("%s: tie_word_embeddings is true, and %s isn't the embedding: it's used as it is stored", path, HEAD)
+    return replace(config, tied_embeddings=False)
+
+
+def are_equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether they hold the same values, be it in different types."""
+    if one.shape != other.shape:
+        return False
+    num_rows = max(COMPARED_VALUES // max(one.shape[-1], 1), 1)
+    spans = ((start, min(start + num_rows, one.shape[0])) for start in range(0, one.shape[0], num_rows))
+    return all(torch.equal(one.read(*span).double(), other.read(*span).double()) for span in spans)
 
 
 def check_tensors(
@@ -107,6 +136,6 @@ def check_tensors(
 
 def is_redundant(name: str, config: ModelConfig) -> bool:
     """Whether a tensor that no weight is read from may be there: it repeats what the configuration says."""
-    if name == "lm_head.weight":
+    if name == HEAD:
         return config.tied_embeddings  # some tools save the tied embedding twice
     return name == FREQ_FACTORS or name.endswith(".rotary_emb.inv_freq")

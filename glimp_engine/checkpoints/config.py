@@ -1,31 +1,36 @@
 """The shape of a decoder, as a checkpoint's config.json or GGUF metadata has it."""
 
-import math
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from glimp_engine.checkpoints.fields import Fields, shown
+from glimp_engine.checkpoints.rope import MAX_STATED_POSITIONS, RopeScaling, rope_from_json
+from glimp_engine.checkpoints.unread_keys import refuse_json_keys
+from glimp_engine.checkpoints.window import Window, window_from_json
 from glimp_engine.errors import CheckpointError
 
 __all__ = [
-    "FACTOR_RANGE",
     "MAX_HEADS",
     "MAX_HEAD_DIM",
     "MAX_HIDDEN_SIZE",
     "MAX_INTERMEDIATE_SIZE",
     "MAX_LAYERS",
     "MAX_POSITIONS",
-    "THETA_RANGE",
     "ModelConfig",
-    "RopeScaling",
-    "yarn_attention_factor",
 ]
 
-ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
-ROPE_TYPES = ("linear", "llama3", "yarn")
+log = logging.getLogger(__name__)
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -35,30 +40,12 @@ DTYPES = {
 # What no dense model comes near; they hold before any memory is taken.
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 4096, 4096, 4096
 MAX_HIDDEN_SIZE, MAX_INTERMEDIATE_SIZE, MAX_VOCAB_SIZE = 1 << 20, 1 << 22, 1 << 24
-MAX_POSITIONS = 1 << 24
-MAX_ROTARY_BYTES = 1 << 31  # 4 million positions of 128 dimensions
-THETA_RANGE = (1.001, 1e15)  # its logarithm is divided by
-FACTOR_RANGE = (1e-6, 1e6)
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How the rotary frequencies are stretched for a longer context."""
-
-    rope_type: str  # one of ROPE_TYPES
-    factor: float
-    original_max_positions: int
-    low_freq_factor: float = 1.0  # llama3
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0
-    attention_factor: float = 1.0
-    truncate: bool = True
+MAX_POSITIONS = 1 << 24  # up to there every position is a float32; a file may promise more
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Llama, Qwen2 or Qwen3 decoder."""
+    """A Llama, Mistral, Qwen2 or Qwen3 decoder."""
 
     vocab_size: int
     hidden_size: int
@@ -76,6 +63,7 @@ class ModelConfig:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    window: Window | None = None  # that limits max_positions
     dtype: torch.dtype | None = None  # the checkpoint's own; None where it names none
 
     def kv_bytes_per_token(self, itemsize: int) -> int:
@@ -90,68 +78,91 @@ class ModelConfig:
         """
         fields = Fields(config, where)
         family = get_family(fields)
-        refuse_unsupported(config, where)
         num_heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
         hidden_size = fields.integer("hidden_size", 1, MAX_HIDDEN_SIZE)
-        max_positions = fields.integer("max_position_embeddings", 1, MAX_POSITIONS)
-        rope = fields.mapping("rope_parameters") or {
-            "rope_theta": config.get("rope_theta"),
-            **fields.mapping("rope_scaling"),
-        }
-        rope_fields = Fields(rope, f"{where}: rope")
-        theta = fields.number("rope_theta", *THETA_RANGE, 10000.0)
-        bias = fields.flag("attention_bias", False)
+        num_layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
+        head_dim = fields.integer("head_dim", 1, MAX_HEAD_DIM, 128 if family == "qwen3" else hidden_size // num_heads)
+        check_head_dim(head_dim, where)
+        refuse_json_keys(config, family, hidden_size, head_dim, where)
+        max_positions = fields.integer("max_position_embeddings", 1, MAX_STATED_POSITIONS)
+        theta, scaling = rope_from_json(fields, max_positions, head_dim)
+        bias = family != "mistral" and fields.flag("attention_bias", False)
         model_config = cls(
             vocab_size=fields.integer("vocab_size", 1, MAX_VOCAB_SIZE),
             hidden_size=hidden_size,
             intermediate_size=fields.integer("intermediate_size", 1, MAX_INTERMEDIATE_SIZE),
-            num_layers=fields.integer("num_hidden_layers", 1, MAX_LAYERS),
+            num_layers=num_layers,
             num_heads=num_heads,
             num_kv_heads=fields.integer("num_key_value_heads", 1, MAX_HEADS, num_heads),
-            head_dim=fields.integer(
-                "head_dim", 1, MAX_HEAD_DIM, 128 if family == "qwen3" else hidden_size // num_heads
-            ),
+            head_dim=head_dim,
             rms_norm_eps=fields.number("rms_norm_eps", 0.0, 1.0, 1e-6),
-            max_positions=max_positions,
-            rope_theta=rope_fields.number("rope_theta", *THETA_RANGE, theta),
-            rope_scaling=rope_scaling_from_json(rope, max_positions, where),
+            max_positions=max_positions if scaling is None else scaling.context(max_positions),
+            rope_theta=theta,
+            rope_scaling=scaling,
             tied_embeddings=fields.flag("tie_word_embeddings", False),
             qkv_bias=family == "qwen2" or bias,
             output_bias=family != "qwen2" and bias,
-            mlp_bias=fields.flag("mlp_bias", False),
+            mlp_bias=family == "llama" and fields.flag("mlp_bias", False),
             qk_norm=family == "qwen3",
             dtype=dtype_of(fields),
         )
-        model_config.check_heads(where)
-        return model_config
+        return model_config.within(window_from_json(fields, family, num_layers)).checked(where)
 
-    def check_heads(self, where: str) -> None:
-        """Raise CheckpointError, which names `where`, unless the attention's sizes go together.
+    @property
+    def default_len(self) -> int:
+        """The longest sequence, where nobody asks for longer ones: up to there dynamic scaling changes nothing."""
+        if self.rope_scaling is None or self.rope_scaling.rope_type != "dynamic":
+            return self.max_positions
+        return min(self.max_positions, self.rope_scaling.original_max_positions)
 
-        Queries come in whole groups, heads in two halves, and the rotary table has a size that can be had.
+    def within(self, window: Window | None) -> "ModelConfig":
+        """The model, for sequences so short that the window leaves nothing out: windows themselves aren't built."""
+        if window is None or window.num_positions >= self.max_positions:
+            return self
+        log.warning(
+            "%s: %s is %d, which isn't supported: sequences have at most so many of the model's %d positions",
+            *(window.where, window.key, window.num_positions, self.max_positions),
+        )
+        return replace(self, max_positions=window.num_positions, window=window)
+
+    def checked(self, where: str) -> "ModelConfig":
+        """The model, with as many positions as can be told apart.
+
+        Raises: CheckpointError, which names `where`, unless the attention's sizes go together: queries come in whole
+                groups, heads in two halves.
         """
         if self.num_heads % self.num_kv_heads:
             raise CheckpointError(
                 f"{where}: num_key_value_heads is {self.num_kv_heads}; expected a divisor of {self.num_heads} heads"
             )
-        if self.head_dim % 2 or not 2 <= self.head_dim <= MAX_HEAD_DIM:
-            raise CheckpointError(
-                f"{where}: head_dim is {self.head_dim}; expected an even number from 2 to {MAX_HEAD_DIM}"
-            )
-        if self.max_positions * self.head_dim * 4 > MAX_ROTARY_BYTES:  # a float for each position and dimension
-            raise CheckpointError(
-                f"{where}: the context is {self.max_positions} positions; "
-                f"expected at most {MAX_ROTARY_BYTES // (4 * self.head_dim)} of head_dim {self.head_dim}"
-            )
+        check_head_dim(self.head_dim, where)
+        return replace(self, max_positions=min(self.max_positions, MAX_POSITIONS))
+
+
+def check_head_dim(head_dim: int, where: str) -> None:
+    """Raise CheckpointError unless a head has two halves."""
+    if head_dim % 2 or not 2 <= head_dim <= MAX_HEAD_DIM:
+        raise CheckpointError(f"{where}: head_dim is {head_dim}; expected an even number from 2 to {MAX_HEAD_DIM}")
 
 
 def get_family(fields: Fields) -> str:
-    """llama, qwen2 or qwen3."""
-    architectures = fields.raw("architectures")
+    """llama, mistral, qwen2 or qwen3: what architectures says, and where there is none what model_type does.
+
+    Raises: CheckpointError when it's another one, or when the two contradict each other.
+    """
+    architectures, model_type = fields.raw("architectures"), fields.raw("model_type")
+    families = tuple(ARCHITECTURES.values())
+    if architectures in (None, []) and model_type in families:
+        return str(model_type)
     first = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(first, str) or first not in ARCHITECTURES:
         raise CheckpointError(
             f"{fields.where}: architectures is {shown(architectures)}; supported: {', '.join(ARCHITECTURES)}"
+        )
+    if model_type in families and model_type != ARCHITECTURES[first]:
+        raise CheckpointError(
+            f"{fields.where}: model_type is {model_type!r} and architectures has {first}; "
+            f"expected {ARCHITECTURES[first]!r}"
         )
     return ARCHITECTURES[first]
 
@@ -165,61 +176,3 @@ def dtype_of(fields: Fields) -> torch.dtype | None:
                 raise CheckpointError(f"{fields.where}: {key} is {shown(name)}; supported: {', '.join(DTYPES)}")
             return DTYPES[name]
     return None
-
-
-def refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError on what would otherwise give wrong tokens silently."""
-    for key, supported in (
-        ("hidden_act", ("silu", None)),
-        ("use_sliding_window", (False, None)),
-        ("partial_rotary_factor", (1.0, None)),
-        ("quantization_config", (None,)),
-    ):
-        if config.get(key) not in supported:
-            raise CheckpointError(f"{where}: {key} is {shown(config[key])}; supported: {supported[0]!r}")
-    kinds = config.get("layer_types") or ["full_attention"]
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        found = sorted({str(kind) for kind in kinds}) if isinstance(kinds, list) else kinds
-        raise CheckpointError(f"{where}: layer_types has {shown(found)}; supported: full_attention")
-
-
-def rope_scaling_from_json(rope: Mapping[str, Any], max_positions: int, where: str) -> RopeScaling | None:
-    """The scaling that transformers' rope parameters describe; None for the default."""
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type == "default":
-        return None
-    if rope_type not in ROPE_TYPES:
-        raise CheckpointError(f"{where}: rope_type is {shown(rope_type)}; supported: default, {', '.join(ROPE_TYPES)}")
-    fields = Fields(rope, f"{where}: rope")
-    if fields.number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0:
-        raise CheckpointError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; supported: 1.0")
-    original = fields.integer("original_max_position_embeddings", 1, MAX_POSITIONS, max_positions)
-    factor = fields.number("factor", *FACTOR_RANGE, max_positions / original)
-    scaling = RopeScaling(
-        rope_type=rope_type,
-        factor=factor,
-        original_max_positions=original,
-        low_freq_factor=fields.number("low_freq_factor", *FACTOR_RANGE, 1.0),
-        high_freq_factor=fields.number("high_freq_factor", *FACTOR_RANGE, 4.0),
-        beta_fast=fields.number("beta_fast", *FACTOR_RANGE, 32.0),
-        beta_slow=fields.number("beta_slow", *FACTOR_RANGE, 1.0),
-        attention_factor=yarn_attention_factor(fields, factor) if rope_type == "yarn" else 1.0,
-        truncate=fields.flag("truncate", True),
-    )
-    if rope_type == "llama3" and scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise fields.error("high_freq_factor", f"a number above low_freq_factor, {scaling.low_freq_factor}")
-    return scaling
-
-
-def yarn_attention_factor(fields: Fields, factor: float) -> float:
-    """What cos and sin are multiplied with (YaRN, arXiv 2309.00071, section 3.4), as transformers resolves it."""
-
-    def magnitude(mscale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-
-    if "attention_factor" in fields:
-        return fields.number("attention_factor", *FACTOR_RANGE)
-    mscale, mscale_all_dim = (fields.number(key, 0.0, FACTOR_RANGE[1], 0.0) for key in ("mscale", "mscale_all_dim"))
-    if mscale and mscale_all_dim:
-        return magnitude(mscale) / magnitude(mscale_all_dim)
-    return magnitude(1.0)

@@ -37,6 +37,10 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return self._values.get(self._prefix + key) is not None
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there, be it null."""
+        return self._prefix + key in self._values
+
     def raw(self, key: str) -> Any:
         """The value, whatever it is; None where there is none."""
         return self._values.get(self._prefix + key)
@@ -86,14 +90,20 @@ class Fields:
         """A list of integers, which must be there."""
         return self._list(key, int, "a list of integers")
 
-    def numbers(self, key: str) -> list[float]:
-        """A list of numbers, which must be there; none of them NaN."""
-        value = self.raw(key)
-        if not isinstance(value, list):
-            raise self.error(key, "a list of numbers")
+    def numbers(
+        self, key: str, length: int | None = None, low: float = -math.inf, high: float = math.inf
+    ) -> list[float]:
+        """A list of numbers from low to high, of this length; it must be there, unless that is 0."""
+        value, expected = self.raw(key), f"a list of {'' if length is None else f'{length} '}numbers"
+        if value is None and length == 0:
+            return []
+        if not isinstance(value, list) or length not in (None, len(value)):
+            raise self.error(key, expected)
         for i, item in enumerate(value):
-            if type(item) not in (int, float) or item != item:
-                raise CheckpointError(f"{self.where}: {self._prefix}{key}[{i}] is {shown(item)}; expected number")
+            if type(item) not in (int, float) or not low <= item <= high:
+                raise CheckpointError(
+                    f"{self.where}: {self._prefix}{key}[{i}] is {shown(item)}; expected a number from {low} to {high}"
+                )
         return value
 
     def one_or_more_integers(self, key: str) -> list[int]:

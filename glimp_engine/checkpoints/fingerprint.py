@@ -4,6 +4,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from glimp_engine.checkpoints.files import check_file
+from glimp_engine.checkpoints.gguf_parts import part_names
 
 __all__ = ["fingerprint"]
 
@@ -19,7 +20,7 @@ def fingerprint(path: Path) -> str:
     if path.is_dir():
         files = [*sorted(path.glob("*.safetensors")), *(f for f in (path / "config.json",) if f.exists())]
     else:
-        files = [path]
+        files = [path, *(part for part in part_names(path) if part != path and part.exists())]
     digest = blake2b(digest_size=8)
     for file in files:
         size = check_file(file)

@@ -10,22 +10,21 @@ import torch
 from torch import Tensor
 
 from glimp_engine.checkpoints.config import (
-    FACTOR_RANGE,
     MAX_HEAD_DIM,
     MAX_HEADS,
     MAX_HIDDEN_SIZE,
     MAX_INTERMEDIATE_SIZE,
     MAX_LAYERS,
-    MAX_POSITIONS,
-    THETA_RANGE,
     ModelConfig,
-    RopeScaling,
-    yarn_attention_factor,
 )
 from glimp_engine.checkpoints.fields import Fields, shown
 from glimp_engine.checkpoints.files import reading
-from glimp_engine.checkpoints.gguf_header import GGUFTensor, read_gguf_header
+from glimp_engine.checkpoints.gguf_header import GGUFTensor
+from glimp_engine.checkpoints.gguf_parts import read_parts
+from glimp_engine.checkpoints.rope import MAX_STATED_POSITIONS, THETA_RANGE, rope_from_gguf
 from glimp_engine.checkpoints.stored_tensor import FLOAT_TYPES, QUANTIZED_TYPES, StoredTensor, row_bytes
+from glimp_engine.checkpoints.unread_keys import refuse_gguf_keys
+from glimp_engine.checkpoints.window import window_from_gguf
 from glimp_engine.errors import CheckpointError
 
 __all__ = ["open_gguf"]
@@ -60,19 +59,23 @@ def open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     Raises: CheckpointError on a damaged file, an architecture or a tensor type that isn't supported.
     """
     with reading(path, "a GGUF file"):
-        header = read_gguf_header(path)
-        tensors = {tensor.name: tensor for tensor in header.tensors}
-        config = config_from_metadata(header.metadata, tensors, path)
-        is_llama = header.metadata["general.architecture"] == "llama"
+        headers = read_parts(path)
+        metadata = headers[path].metadata
+        located = [(file, tensor) for file, header in headers.items() for tensor in header.tensors]
+        config = config_from_metadata(metadata, {tensor.name: tensor for _, tensor in located}, path)
+        is_llama = metadata["general.architecture"] == "llama"
         permuted = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if is_llama else {}
-        num_bytes = path.stat().st_size
+        num_bytes = {file: file.stat().st_size for file in headers}
         stored: dict[str, StoredTensor] = {}
-        for tensor in header.tensors:
+        for file, tensor in located:
             name = rename(tensor.name)
             if name in stored:
-                raise CheckpointError(f"{path}: tensor {tensor.name}: expected once, found as {name} too")
+                also = "" if tensor.name == name else f" as {name}"
+                raise CheckpointError(
+                    f"{file}: tensor {tensor.name}: expected once, found{also} in {stored[name].file} too"
+                )
             num_heads = next((heads for part, heads in permuted.items() if f".{part}." in tensor.name), None)
-            stored[name] = describe(tensor, path, num_bytes, num_heads)
+            stored[name] = describe(tensor, file, num_bytes[file], num_heads)
         return config, stored
 
 
@@ -138,12 +141,6 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
     family = metadata.get("general.architecture")
     if family not in ARCHITECTURES:
         raise CheckpointError(f"{path}: general.architecture is {shown(family)}; supported: {', '.join(ARCHITECTURES)}")
-    num_parts = Fields(metadata, str(path)).integer("split.count", 0, 1 << 16, 0)
-    if num_parts > 1:
-        raise CheckpointError(
-            f"{path}: expected a whole model, found a split GGUF, one of {num_parts} files: "
-            "join them with llama.cpp's `llama-gguf-split --merge`"
-        )
     fields = Fields(metadata, str(path), f"{family}.")
     if num_experts := fields.integer("expert_count", 0, 1 << 16, 0):
         raise CheckpointError(f"{path}: {family}.expert_count is {num_experts}; supported: dense models")
@@ -153,10 +150,15 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
     rotary_dim = fields.integer("rope.dimension_count", 0, MAX_HEAD_DIM, head_dim)
     if rotary_dim != head_dim:
         raise CheckpointError(f"{path}: {family}.rope.dimension_count is {rotary_dim}; supported: {head_dim}")
+    value_dim = fields.integer("attention.value_length", 1, MAX_HEAD_DIM, head_dim)
+    if value_dim != head_dim:
+        raise CheckpointError(f"{path}: {family}.attention.value_length is {value_dim}; supported: {head_dim}")
+    refuse_gguf_keys(metadata, family, head_dim, str(path))
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointError(f"{path}: tensor token_embd.weight: expected, found none")
-    max_positions = fields.integer("context_length", 1, MAX_POSITIONS)
+    max_positions = fields.integer("context_length", 1, MAX_STATED_POSITIONS)
+    scaling = rope_from_gguf(Fields(metadata, str(path), f"{family}.rope."), max_positions)
     num_layers = fields.integer("block_count", 1, MAX_LAYERS)
     config = ModelConfig(
         vocab_size=embedding.shape[0],
@@ -167,36 +169,13 @@ def config_from_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, GGUF
         num_kv_heads=fields.integer("attention.head_count_kv", 1, MAX_HEADS, num_heads),
         head_dim=head_dim,
         rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon", 0.0, 1.0),
-        max_positions=max_positions,
+        max_positions=max_positions if scaling is None else scaling.context(max_positions),
         rope_theta=fields.number("rope.freq_base", *THETA_RANGE, 10000.0),
-        rope_scaling=rope_scaling(Fields(metadata, str(path), f"{family}.rope.scaling."), max_positions),
+        rope_scaling=scaling,
         tied_embeddings="output.weight" not in tensors,
         qkv_bias="blk.0.attn_q.bias" in tensors,
         output_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_gate.bias" in tensors,
         qk_norm=family == "qwen3",
     )
-    config.check_heads(str(path))
-    return config
-
-
-def rope_scaling(fields: Fields, context: int) -> RopeScaling | None:
-    """The scaling that the metadata describes; Llama 3's comes as the tensor rope_freqs.weight instead."""
-    rope_type = fields.text("type", "none")
-    if rope_type == "none":
-        return None
-    if rope_type not in ("linear", "yarn"):
-        raise fields.error("type", "none, linear or yarn")
-    original = fields.integer("original_context_length", 0, MAX_POSITIONS, 0) or context
-    factor = fields.number("factor", 0.0, FACTOR_RANGE[1], 0.0) or context / original
-    attention_factor = fields.number("attn_factor", *FACTOR_RANGE, 1.0)
-    return RopeScaling(
-        rope_type=rope_type,
-        factor=factor,
-        original_max_positions=original,
-        beta_fast=fields.number("yarn_beta_fast", *FACTOR_RANGE, 32.0),
-        beta_slow=fields.number("yarn_beta_slow", *FACTOR_RANGE, 1.0),
-        attention_factor=attention_factor * yarn_attention_factor(Fields({}, ""), factor)
-        if rope_type == "yarn"
-        else 1.0,
-    )
+    return config.within(window_from_gguf(fields)).checked(str(path))

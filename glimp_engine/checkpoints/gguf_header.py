@@ -10,7 +10,7 @@ from glimp_engine.checkpoints.fields import shown
 from glimp_engine.checkpoints.files import check_file, reading
 from glimp_engine.errors import CheckpointError
 
-__all__ = ["GGUFHeader", "GGUFTensor", "read_gguf_header"]
+__all__ = ["GGUFHeader", "GGUFTensor", "is_gguf", "read_gguf_header"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -42,6 +42,16 @@ class GGUFHeader:
 
     metadata: dict[str, Any]  # numbers, strings, and lists of these
     tensors: list[GGUFTensor]
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is taken for a GGUF one: by its name, or by how it begins, as blobs of ollama have no name."""
+    if path.suffix.lower() == ".gguf":
+        return not path.is_dir()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:

@@ -81,12 +81,19 @@ def branch_result(
 ) -> dict[str, Any]:
     """A line of branches.jsonl."""
     drafts = [uncertainty_of(completion.steps[0]) for completion in output.outputs]
-    own = {name: fmean(draft[name] for draft in drafts) for name in drafts[0]}
+    own = {name: mean_of([draft[name] for draft in drafts]) for name in drafts[0]}
+    late = sum(step["num_tokens"] for step in result["steps"][: key.step])
     return {
         "problem": key.problem,
         "step": key.step,
-        "signals": {**result["steps"][key.step]["signals"], **own},
+        "signals": {**result["steps"][key.step]["signals"], **own, "late": late},
         "num_samples": len(grades),
         "rest": str(key.rest),
         "num_right": sum(grade.is_correct for grade in grades),
     }
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """Of those that there are."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

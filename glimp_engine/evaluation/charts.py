@@ -19,7 +19,8 @@ __all__ = ["accuracy_and_latency", "entropies", "risk_and_coverage", "time_by_mo
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-FAMILIES = (("glimp", BLUE), ("random", ORANGE), ("small", GREY), ("large", GREY), ("", GREEN))
+PURPLE = "#CC79A7"
+FAMILIES = (("glimp", BLUE), ("random", ORANGE), ("late", PURPLE), ("small", GREY), ("large", GREY), ("", GREEN))
 
 
 class Figure:
@@ -56,7 +57,7 @@ def accuracy_and_latency(rows: list[RouterSummary]) -> str:
             shares = [100 * row.accuracy for row in own]
             errors = [[100 * abs(row.accuracy - row.interval[end]) for row in own] for end in (0, 1)]
             axes.errorbar(seconds, shares, errors, fmt="o", color=colour, capsize=2, elinewidth=0.7)
-            if prefix in ("glimp", "random") and len(own) > 1:
+            if prefix in ("glimp", "random", "late") and len(own) > 1:
                 points = sorted(zip(seconds, shares, strict=True))
                 axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, alpha=0.6)
             for row, x, y in zip(own, seconds, shares, strict=True):
@@ -89,9 +90,8 @@ def entropies(values: list[float], failed: list[float], thresholds: list[float])
 
 def risk_and_coverage(found: list[Discrimination]) -> str:
     """A curve a signal: what share of the steps left to the small model fail."""
-    styles = zip(
-        found, (BLUE, "#56B4E9", GREEN, ORANGE, RED, "#CC79A7"), ("-", "--", "-.", ":", "-", "--"), strict=True
-    )
+    colours = (BLUE, "#56B4E9", GREEN, ORANGE, RED, PURPLE, "#000000", GREY)
+    styles = zip(found, colours, ("-", "--", "-.", ":", "-", "--", "-", ":"), strict=False)
     with figure(8, 4, "Risk and coverage") as (drawn, axes):
         for each, colour, line in styles:
             label = f"{each.signal} (AUC {each.auc:.2f})"

@@ -12,7 +12,10 @@ import numpy as np
 __all__ = ["Discrimination", "auc", "discriminate", "risk_coverage"]
 
 NUM_RESAMPLES = 1000
-SIGNALS = ("entropy", "top20_entropy", "max_probability", "margin", "step_entropy", "step_perplexity")
+SIGNALS = (
+    *("entropy", "top20_entropy", "max_probability", "margin", "step_entropy", "step_perplexity", "number_entropy"),
+    "late",  # tokens before the step: the control
+)
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,20 @@ class Discrimination:
 
 
 def discriminate(branches: list[dict[str, Any]]) -> list[Discrimination]:
-    """Each signal on a run's branches; none where they all failed, or none did."""
+    """Each signal of a run's branches, older ones have not all; none where they all failed, or none did.
+
+    A step that has nothing which a signal is measured of is the first that the small model may write.
+    """
     failed = np.array([1 - branch["num_right"] / branch["num_samples"] for branch in branches])
     if not len(branches) or failed.sum() == 0 or failed.sum() == len(failed):
         return []
     problems = np.array([branch["problem"] for branch in branches])
     found = []
     for signal in SIGNALS:
-        values = np.array([branch["signals"][signal] for branch in branches])
+        if not all(signal in branch["signals"] for branch in branches):
+            continue
+        measured = [branch["signals"][signal] for branch in branches]
+        values = np.array([-np.inf if value is None else value for value in measured])
         coverage, risk = risk_coverage(values, failed)
         found.append(
             Discrimination(signal, auc(values, failed), auc_interval(values, failed, problems), coverage, risk)

@@ -110,10 +110,14 @@ def plain_step(step: Step) -> dict[str, Any]:
     }
 
 
-def uncertainty_of(step: Step) -> dict[str, float]:
-    """Of the step as it was written, by its writer."""
-    draft = Draft(step.num_tokens, step.mean_entropy, step.mean_logprob, step.score)
-    return {"step_entropy": draft.mean_entropy, "step_perplexity": draft.perplexity}
+def uncertainty_of(step: Step) -> dict[str, float | None]:
+    """Of the step as it was written, by its writer; None where the step has nothing that it's measured of."""
+    draft = Draft(step.num_tokens, step.mean_entropy, step.mean_logprob, step.score, step.number_entropy)
+    return {
+        "step_entropy": draft.mean_entropy,
+        "step_perplexity": draft.perplexity,
+        "number_entropy": draft.number_entropy,
+    }
 
 
 def thinking_finish_reason(completion: CompletionOutput | None) -> str | None:

@@ -62,7 +62,8 @@ def table_section(rows: list[RouterSummary]) -> str:
         "<i>large tokens</i>: share of all tokens that the large model wrote, its answers after the thinking too. "
         "<i>large steps</i>: of the steps that were routed. <i>hand-overs</i> and <i>redone tokens</i> (of drafts that "
         "were taken back) are a problem's. random@ is the control: it hands over as many steps as the router behind "
-        "the @, but not the same ones. A router is worth something where it's right more often than its control."
+        "the @, but not the same ones; late: makes all steps behind so many tokens large. A router is worth "
+        "something where it's right more often than its controls."
     )
     return section("Routers", f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>', how)
 
@@ -110,8 +111,9 @@ def signal_section(run: RunFiles, found: list[Discrimination]) -> str:
         f"Each step of each right answer was written by the small model instead, and the rest by the {rest} one: "
         f"{num_failed} of {len(run.branches)} steps then failed to reach the right answer at least once. AUC: the "
         "probability that a step that fails has the higher signal; 0.5 is chance. The curve: if the steps of the "
-        "lowest signal are left to the small model, what share of them fails. The step_ signals are known only after "
-        "the step."
+        "lowest signal are left to the small model, what share of them fails. The step_ signals and number_entropy, of "
+        "tokens with a digit, are known only after the step; a step without a digit comes first. late is the control: "
+        "how many tokens stand before the step."
     )
     return section("Signals", charts.risk_and_coverage(found) + table, how)
 

@@ -147,7 +147,7 @@ class GraphRunner(ModelRunner):
             if bucket not in self._loops:
                 self._loops[bucket] = self._make_loop(bucket)
             loop, launch = self._loops[bucket]
-            ahead.begin(loop, launch, batch, self.kv.page_size, self.model.config.max_positions)
+            ahead.begin(loop, launch, batch, self.kv.page_size, len(self.kv.cos_sin))
             return partial(self._finish_ahead, ahead, batch)
         if bucket not in self._ticks:
             self._ticks[bucket] = Tick(self, bucket)

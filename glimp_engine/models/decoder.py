@@ -8,7 +8,6 @@ from torch import Tensor
 from glimp_engine.checkpoints import FREQ_FACTORS, ModelConfig
 from glimp_engine.kernels import Attention, Ops
 from glimp_engine.models.kv_store import KVLayout, KVStore
-from glimp_engine.models.rotary import cos_sin_table
 
 __all__ = ["Decoder"]
 
@@ -71,8 +70,7 @@ class Decoder:
         self.weight_bytes = sum(tensor.nbytes for tensor in weights.values())
         self.embedding = weights.pop("model.embed_tokens.weight")  # [V, d]
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
-        self.kv_layout = KVLayout(self.dtype)
-        self.cos_sin = cos_sin_table(config, self.device, weights.pop(FREQ_FACTORS, None))
+        self.kv_layout = KVLayout(self.dtype, freq_factors=weights.pop(FREQ_FACTORS, None))
         self.layers = [Layer.take(weights, i) for i in range(config.num_layers)]
         self.norm = weights.pop("model.norm.weight")
         self.head = self.embedding if config.tied_embeddings else weights.pop("lm_head.weight")  # [V, d]
@@ -85,9 +83,9 @@ class Decoder:
         """
         ops, config = self.ops, self.config
         x, residual = ops.embed(token_ids, self.embedding), None
-        for layer, (k_cache, v_cache) in zip(self.layers, kv.layers, strict=True):
+        for layer, caches in zip(self.layers, kv.layers, strict=True):
             normed, residual = ops.rms_norm(x, layer.input_norm, config.rms_norm_eps, residual)
-            x = self.attend(layer, normed, batch, k_cache, v_cache)
+            x = self.attend(layer, normed, batch, kv.cos_sin, *caches)
             normed, residual = ops.rms_norm(x, layer.mlp_norm, config.rms_norm_eps, residual)
             activated = ops.linear_silu_mul(normed, layer.gate_up.weight, layer.gate_up.bias)
             x = ops.linear(activated, layer.down.weight, layer.down.bias)
@@ -96,14 +94,16 @@ class Decoder:
         logits = ops.linear(normed, self.head)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def attend(self, layer: Layer, x: Tensor, batch: Attention, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def attend(
+        self, layer: Layer, x: Tensor, batch: Attention, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
         """The attention block: [T, d] -> [T, d]."""
         config = self.config
         qkv = self.ops.linear(x, layer.qkv.weight, layer.qkv.bias)
         heads = qkv.view(len(x), config.num_heads + 2 * config.num_kv_heads, config.head_dim)
         q, k, v = torch.split(heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
         q = self.ops.rope_and_store(
-            q, k, v, self.cos_sin, batch, k_cache, v_cache, layer.q_norm, layer.k_norm, config.rms_norm_eps
+            q, k, v, cos_sin, batch, k_cache, v_cache, layer.q_norm, layer.k_norm, config.rms_norm_eps
         )
         attended = self.ops.paged_attention(q, k_cache, v_cache, batch, config.head_dim**-0.5)
         return self.ops.linear(attended.flatten(1), layer.output.weight, layer.output.bias)

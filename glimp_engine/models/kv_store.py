@@ -2,15 +2,17 @@
 
 import ctypes
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from glimp_engine.checkpoints import ModelConfig
 from glimp_engine.errors import CapacityError
 from glimp_engine.kernels.abi import CKV, TYPES
 from glimp_engine.models.arena import Arena, aligned
+from glimp_engine.models.rotary import cos_sin_table
 
 __all__ = ["KVLayout", "KVStore", "num_pages_within"]
 
@@ -23,6 +25,7 @@ class KVLayout:
 
     dtype: torch.dtype
     are_keys_transposed: bool = False  # a page's keys are [Hk, D, S], positions side by side, instead of [Hk, S, D]
+    freq_factors: Tensor | None = field(default=None, compare=False)  # [D / 2] divisors of the rotary frequencies
 
 
 def num_pages_within(budget_bytes: int, bytes_per_page: int) -> int:
@@ -37,14 +40,24 @@ def num_pages_within(budget_bytes: int, bytes_per_page: int) -> int:
 
 
 class KVStore:
-    """Keys [P, Hk, S, D], or [P, Hk, D, S], and values [P, Hk, S, D] of all pages, a pair of tensors a layer."""
+    """Keys [P, Hk, S, D], or [P, Hk, D, S], and values [P, Hk, S, D] of all pages, a pair of tensors a layer.
+
+    `cos_sin` [positions, 2, D / 2] holds the angles that its keys are rotated by, for sequences of max_model_len.
+    """
 
     def __init__(
-        self, config: ModelConfig, num_pages: int, page_size: int, layout: KVLayout, device: torch.device
+        self,
+        config: ModelConfig,
+        num_pages: int,
+        page_size: int,
+        layout: KVLayout,
+        device: torch.device,
+        max_model_len: int,
     ) -> None:
         self.num_pages = num_pages
         self.page_size = page_size
         self.dtype = layout.dtype
+        self.cos_sin = cos_sin_table(config, max_model_len, device, layout.freq_factors)
         heads = (num_pages, config.num_kv_heads)
         values = (*heads, page_size, config.head_dim)
         keys = (*heads, config.head_dim, page_size) if layout.are_keys_transposed else values

@@ -9,7 +9,6 @@ from glimp_engine.kernels.abi import CAttention, CDecoder, CLayer, CWeight, chec
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.models.kv_store import KVLayout, KVStore
 from glimp_engine.models.native_weights import NativeWeight, NativeWeights
-from glimp_engine.models.rotary import cos_sin_table
 
 __all__ = ["NativeDecoder"]
 
@@ -41,14 +40,17 @@ class NativeDecoder:
         self.weights = weights  # what the structs point to
         by_name = weights.by_name
         is_float32 = all(weight.type == "F32" for weight in by_name.values())
-        self.kv_layout = KVLayout(torch.float32 if is_float32 else torch.float16, are_keys_transposed=True)
+        factors = by_name.get(FREQ_FACTORS)
+        self.kv_layout = KVLayout(
+            torch.float32 if is_float32 else torch.float16,
+            are_keys_transposed=True,
+            freq_factors=None if factors is None else factors.data,
+        )
         embedding = by_name["model.embed_tokens.weight"]
         head = embedding if config.tied_embeddings else by_name["lm_head.weight"]
         total_bytes = sum(weight.data.nbytes for weight in by_name.values())
         # a forward of one token reads one row of an embedding that isn't the head too
         self.weight_bytes = total_bytes - (0 if head is embedding else embedding.data.nbytes)
-        factors = by_name.get(FREQ_FACTORS)
-        self._cos_sin = cos_sin_table(config, self.device, None if factors is None else factors.data)
         self._layers = (CLayer * config.num_layers)(*(layer_struct(by_name, i) for i in range(config.num_layers)))
         self._struct = CDecoder(
             num_layers=config.num_layers,
@@ -58,11 +60,9 @@ class NativeDecoder:
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             vocab_size=config.vocab_size,
-            num_positions=len(self._cos_sin),
             rms_norm_eps=config.rms_norm_eps,
             layers=self._layers,
             norm=by_name["model.norm.weight"].data.data_ptr(),
-            cos_sin=self._cos_sin.data_ptr(),
             embedding=embedding.struct(),
             head=head.struct(),
         )
@@ -88,6 +88,7 @@ class NativeDecoder:
             batch.page_table.data_ptr(),
             batch.kv_len.data_ptr(),
         )
+        self._struct.num_positions, self._struct.cos_sin = len(kv.cos_sin), kv.cos_sin.data_ptr()
         error = self.ops.library.glimp_forward(
             self.ops.cpu,
             self._struct,

@@ -6,13 +6,14 @@ It may import only `errors`. `routers.py` is the paper's algorithm.
 from glimp_engine.routing.files import RoutingFile
 from glimp_engine.routing.needs import RouterNeeds
 from glimp_engine.routing.params import RoutingParams
-from glimp_engine.routing.post_hoc import SpecReason, StepEntropyRouter, StepPerplexityRouter
+from glimp_engine.routing.post_hoc import NumberEntropyRouter, SpecReason, StepEntropyRouter, StepPerplexityRouter
 from glimp_engine.routing.routers import (
     SIGNALS,
     Draft,
     GlimpRouter,
     Glimpse,
     LargeOnly,
+    LateRouter,
     Model,
     RandomRouter,
     RouteContext,
@@ -29,7 +30,9 @@ __all__ = [
     "GlimpRouter",
     "Glimpse",
     "LargeOnly",
+    "LateRouter",
     "Model",
+    "NumberEntropyRouter",
     "RandomRouter",
     "RouteContext",
     "Router",

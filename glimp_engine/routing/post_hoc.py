@@ -1,4 +1,4 @@
-"""Routers that judge a step once the small model has written it: SpecReason, and two uncertainties of the whole step.
+"""Routers that judge a step once the small model has written it: SpecReason, and three uncertainties of the step.
 
 The small model drafts every step. A draft that isn't good enough is taken back, and the large model writes the step.
 """
@@ -10,7 +10,7 @@ from typing import ClassVar
 from glimp_engine.errors import check_number
 from glimp_engine.routing.routers import Draft, Glimpse, Model, RouteContext, Verdict
 
-__all__ = ["SpecReason", "StepEntropyRouter", "StepPerplexityRouter"]
+__all__ = ["NumberEntropyRouter", "SpecReason", "StepEntropyRouter", "StepPerplexityRouter"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,26 @@ class StepPerplexityRouter(Drafted):
 
     def review(self, draft: Draft) -> Verdict:
         return Verdict.REDO if draft.perplexity >= self.threshold else Verdict.ACCEPT
+
+
+@dataclass(frozen=True)
+class NumberEntropyRouter(Drafted):
+    """A draft is rewritten if the mean entropy over its tokens with a digit in them is at or above the threshold.
+
+    A step that calculates begins as surely as any other, and goes wrong at a number. A draft without a digit is kept,
+    whatever the threshold is. Which tokens have a digit is asked of the small model's vocabulary, as it writes drafts.
+
+    Units:  nats.
+    Cost:   one look-up and one addition a token.
+    Raises: ConfigError on a threshold that is negative or NaN.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        check_number("threshold", self.threshold, 0, math.inf)
+
+    def review(self, draft: Draft) -> Verdict:
+        if draft.number_entropy is None:
+            return Verdict.ACCEPT
+        return Verdict.REDO if max(draft.number_entropy, 0.0) >= self.threshold else Verdict.ACCEPT

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Protocol
 
-from glimp_engine.errors import ConfigError, check_number
+from glimp_engine.errors import ConfigError, check_integer, check_number
 
 __all__ = [
     "SIGNALS",
@@ -19,6 +19,7 @@ __all__ = [
     "GlimpRouter",
     "Glimpse",
     "LargeOnly",
+    "LateRouter",
     "Model",
     "RandomRouter",
     "RouteContext",
@@ -56,6 +57,7 @@ class RouteContext:
     sequence_index: int
     step_index: int
     glimpses: Sequence[Glimpse] = ()  # of the steps before it
+    num_tokens: int = 0  # that the sequence has written before it
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Draft:
     mean_entropy: float  # nats, of the distributions its tokens were drawn from
     mean_logprob: float  # nats, of its tokens
     score: float | None  # 0 to 9 by the large model; None where nothing was asked, or the answer was no digit
+    number_entropy: float | None = None  # nats, the mean over its tokens with a digit in them; None if it has none
 
     @property
     def perplexity(self) -> float:
@@ -220,3 +223,23 @@ class RandomRouter:
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
         key = f"{self.seed}/{context.seed}/{context.sequence_index}/{context.step_index}"
         return Model.LARGE if random.Random(key).random() < self.rate else Model.SMALL
+
+
+@dataclass(frozen=True)
+class LateRouter:
+    """The small model begins and the large one goes on: a step behind num_tokens tokens is large. A second control.
+
+    What goes wrong goes wrong late, so a signal must tell more than how far an answer has come.
+
+    Raises: ConfigError when num_tokens is no integer from 0 on, where 0 makes every step large.
+    """
+
+    num_tokens: int
+    only: ClassVar[Model | None] = None
+    num_top_logprobs: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_integer("num_tokens", self.num_tokens, 0)
+
+    def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
+        return Model.LARGE if context.num_tokens >= self.num_tokens else Model.SMALL

@@ -122,7 +122,8 @@ class Sequence:
         self.awaited.use = Use.TOKEN
         top = tuple(logprob for _, logprob in sampled.top_logprobs)
         glimpse = Glimpse(sampled.entropy, sampled.token_id, sampled.logprob, top)
-        context = RouteContext(self.request.seed, self.index, len(self.steps), self.steps.glimpses)
+        num_tokens = len(self.transcript.token_ids)
+        context = RouteContext(self.request.seed, self.index, len(self.steps), self.steps.glimpses, num_tokens)
         model = self.request.decide(glimpse, context)
         self.steps.glimpses.append(glimpse)
         first_tokens = sampled.top_logprobs[: self.request.routing.glimpse_logprobs]
@@ -157,7 +158,7 @@ class Sequence:
         text, boundary = self.transcript.write(self.model, sampled)
         boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
         self._mark_written()
-        self.steps.count(sampled)
+        self.steps.count(sampled, bool(self._voices[self.model].has_digit[sampled.token_id]))
         self.phases.count_token()
         events: list[Event] = [self._token(self.model, sampled.token_id, text, sampled.logprob)]
         if self.draft is None:

@@ -17,6 +17,7 @@ class StepLog:
         self._is_open = False
         self._began = now
         self._sums = (0.0, 0.0)  # over the open step's tokens: nats of entropy, log-probabilities
+        self._numbers = (0.0, 0)  # of its tokens with a digit: nats of entropy, how many
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -36,19 +37,28 @@ class StepLog:
         step = Step(len(self.steps), phase, model, entropy, *begin, first_tokens=first_tokens)
         self.steps.append(step)
         self._transcript.start_step()
-        self._is_open, self._sums = True, (0.0, 0.0)
+        self._is_open, self._sums, self._numbers = True, (0.0, 0.0), (0.0, 0)
         return step
 
-    def count(self, sampled: SampledToken) -> None:
-        """A token of the open step."""
+    @property
+    def number_entropy(self) -> float | None:
+        """Mean nats over the open step's tokens with a digit in them."""
+        entropy, num_tokens = self._numbers
+        return entropy / num_tokens if num_tokens else None
+
+    def count(self, sampled: SampledToken, has_digit: bool) -> None:
+        """A token of the open step, and whether there is a digit in it."""
         entropy, logprob = self._sums
         self._sums = entropy + sampled.entropy, logprob + sampled.logprob
+        if has_digit:
+            entropy, num_tokens = self._numbers
+            self._numbers = entropy + sampled.entropy, num_tokens + 1
 
     def draft(self, score: float | None) -> Draft:
         """The open step as its router judges it."""
         self.last.score = score
         entropy, logprob = (total / self.num_open_tokens for total in self._sums)
-        return Draft(self.num_open_tokens, entropy, logprob, score)
+        return Draft(self.num_open_tokens, entropy, logprob, score, self.number_entropy)
 
     def close(self, now: float) -> Step | None:
         """End the open step where the transcript ends; None if none is open."""
@@ -59,6 +69,7 @@ class StepLog:
         step.token_end, step.text_end = len(self._transcript.token_ids), len(self._transcript.raw_text)
         step.seconds, self._began = now - self._began, now
         step.mean_entropy, step.mean_logprob = (total / max(step.num_tokens, 1) for total in self._sums)
+        step.number_entropy = self.number_entropy
         return step
 
     def take_back(self) -> None:

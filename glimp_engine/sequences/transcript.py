@@ -15,10 +15,11 @@ __all__ = ["SampledToken", "Transcript", "TranscriptMark", "Voice"]
 
 @dataclass(frozen=True)
 class Voice:
-    """How one model's tokens read: its text, and which of its tokens complete a boundary."""
+    """How one model's tokens read: its text, which of its tokens complete a boundary, which have a digit in them."""
 
     text: Text
     boundaries: BoundaryTable
+    has_digit: bytes  # [V] 0 or 1
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ It may import `checkpoints` and what lies below.
 
 from glimp_engine.text.boundaries import Boundary, BoundaryTable
 from glimp_engine.text.detokenizer import StopStrings, TextWithout
+from glimp_engine.text.digits import digit_table
 from glimp_engine.text.messages import Chat
 from glimp_engine.text.pairs import Pair, relate
 from glimp_engine.text.thinking import MarkReader, ThinkingMarks
@@ -20,5 +21,6 @@ __all__ = [
     "Text",
     "TextWithout",
     "ThinkingMarks",
+    "digit_table",
     "relate",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from glimp_engine.checkpoints import is_gguf
 from glimp_engine.errors import CheckpointError, RequestError
 from glimp_engine.text.chat import ChatFormat, ChatTemplate
 from glimp_engine.text.continuing import starts_of
@@ -74,7 +75,7 @@ class Text:
         if tokenizer is not None:
             backend, chat_format, end_token_ids = read_other(tokenizer, path)
         else:
-            backend, chat_format, end_token_ids = read_gguf(path) if path.suffix == ".gguf" else read_directory(path)
+            backend, chat_format, end_token_ids = read_gguf(path) if is_gguf(path) else read_directory(path)
         check_vocabulary(backend, vocab_size, tokenizer or path)
         return cls(backend, chat_format, vocab_size, end_token_ids)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from glimp_engine.checkpoints import Fields, read_gguf_header, read_json, reading
+from glimp_engine.checkpoints import Fields, is_gguf, read_gguf_header, read_json, reading
 from glimp_engine.errors import CheckpointError
 from glimp_engine.text.chat import ChatFormat
 from glimp_engine.text.gguf_tokenizer import build_gguf_tokenizer
@@ -137,7 +137,7 @@ def read_other(directory: Path, path: Path) -> tuple[Tokenizer, ChatFormat, list
     if not (directory / "tokenizer.json").is_file():
         raise CheckpointError(f"{directory}: expected a directory with a tokenizer.json, found none")
     backend, chat_format, end_ids = read_directory(directory)
-    if path.suffix != ".gguf":
+    if not is_gguf(path):
         return backend, chat_format, end_ids + end_ids_of(path)
     with reading(path, "a GGUF file"):
         fields = Fields(read_gguf_header(path).metadata, str(path), "tokenizer.")

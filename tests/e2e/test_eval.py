@@ -15,7 +15,7 @@ from glimp_engine.cli.main import main
 from glimp_engine.evaluation.journal import Journal
 
 SHORT = ["--max-tokens", "24", "--max-step-tokens", "6", "--temperature", "0.9"]
-ROUTERS = "small,large,glimp:2.2,random@glimp:2.2,step_entropy:2.0,specreason:5"
+ROUTERS = "small,large,glimp:2.2,random@glimp:2.2,step_entropy:2.0,specreason:5,number_entropy:2.0,late:20"
 FILES = ("results.jsonl", "branches.jsonl")
 
 
@@ -195,4 +195,7 @@ def test_branches_try_each_step_of_a_right_answer_with_the_small_model(pair, lar
     (other,) = read(tmp_path / "other")
     for branch in branches:
         assert branch["signals"]["entropy"] == pytest.approx(other["steps"][branch["step"]]["entropy"])
+        assert branch["signals"]["late"] == sum(step["num_tokens"] for step in other["steps"][: branch["step"]])
+    numbers = [branch["signals"]["number_entropy"] for branch in branches]
+    assert any(entropy is not None and entropy > 0 for entropy in numbers)
     assert "<h2>Signals</h2>" in Path(tmp_path / "other" / "report.html").read_text()

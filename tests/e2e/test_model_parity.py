@@ -1,8 +1,11 @@
 """The decoder against transformers' on tiny random checkpoints of every architecture, however a text is cut."""
 
+import json
+import shutil
+
 import pytest
 import torch
-from models import CASES, LENGTH, Growing, make_checkpoint, random_ids, whole
+from models import BY_LENGTH, CASES, LENGTH, SIZES, YARN, Growing, make_checkpoint, random_ids, whole
 from transformers import AutoModelForCausalLM
 
 from glimp_engine.checkpoints.checkpoint import load_checkpoint
@@ -45,6 +48,46 @@ def test_logits_equal_those_of_transformers(checkpoints, case):
     expected = hf_logits(checkpoints(case), ids)
     assert expected.std() > 0.3
     close(whole(load(checkpoints(case)), ids), expected)
+
+
+@pytest.mark.parametrize("length", [20, 32, 33, LENGTH])
+@pytest.mark.parametrize("case", BY_LENGTH)
+def test_a_rotation_that_depends_on_the_length_is_the_longest_sequences(checkpoints, case, length):
+    """Of a text as long as max_model_len they are transformers' own; a shorter one has the same rows as in it."""
+    ids = random_ids(length, seed=1)
+    expected = hf_logits(checkpoints(case), ids)
+    decoder = load(checkpoints(case))
+    close(whole(decoder, ids, max_model_len=length), expected)
+    torch.testing.assert_close(whole(decoder, ids[:9], max_model_len=length), expected[:9], rtol=1e-4, atol=1e-4)
+    if length > 32:  # the original context
+        short = whole(decoder, ids[:9], max_model_len=32)
+        close(short, hf_logits(checkpoints(case), ids[:9]))
+        assert (short - expected[:9]).abs().max() > 0.01
+
+
+def test_a_window_limits_the_context_and_nothing_else(tmp_path):
+    """Up to the window's size logits are transformers' own; behind it they would not be."""
+    window, ids = 40, random_ids(LENGTH, seed=1)
+    path = make_checkpoint(tmp_path, "mistral", {**SIZES, "num_hidden_layers": 1})
+    config = json.loads((path / "config.json").read_text())
+    plain = hf_logits(path, ids)
+    (path / "config.json").write_text(json.dumps({**config, "sliding_window": window}))
+    expected, decoder = hf_logits(path, ids), load(path)
+    assert decoder.config.max_positions == window
+    close(whole(decoder, ids[:window]), expected[:window])
+    close(plain[:window], expected[:window])
+    assert (plain[window] - expected[window]).abs().max() > 0.01
+
+
+def test_lines_of_a_model_card_beside_what_transformers_has_saved(checkpoints, tmp_path):
+    ids = random_ids(LENGTH, seed=1)
+    path = shutil.copytree(checkpoints("qwen2"), tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    assert config["rope_parameters"] == {"rope_theta": 10000.0, "rope_type": "default"}
+    (path / "config.json").write_text(json.dumps({**config, "rope_scaling": YARN}))
+    expected = hf_logits(path, ids)
+    assert (expected - hf_logits(checkpoints("qwen2"), ids)).abs().max() > 0.01
+    close(whole(load(path), ids), expected)
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 16])

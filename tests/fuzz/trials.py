@@ -23,6 +23,7 @@ from glimp_engine.text.tokenizer import Text
 
 MEMORY_BYTES = 4 << 30  # beyond what the imports have taken
 SECONDS = 30
+MAX_MODEL_LEN = 1 << 16
 MESSAGES = [{"role": "user", "content": "The cat\n\nsat."}, {"role": "assistant", "content": "é"}]
 
 
@@ -31,7 +32,8 @@ def load(path):
     path = locate(path)
     config, weights = load_checkpoint(path, None, torch.device("cpu"))
     assert weights["model.embed_tokens.weight"].shape == (config.vocab_size, config.hidden_size)
-    assert len(cos_sin_table(config, torch.device("cpu"))) == config.max_positions
+    max_model_len = min(config.default_len, MAX_MODEL_LEN)
+    assert len(cos_sin_table(config, max_model_len, torch.device("cpu"))) == max_model_len
     text = Text.load(path, config.vocab_size)
     assert all(0 <= i < config.vocab_size for i in text.end_token_ids)
     for ask in (lambda: text.encode("The cat\n\nsat é.", allow_special=True), lambda: text.encode_chat(Chat(MESSAGES))):

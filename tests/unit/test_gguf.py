@@ -102,13 +102,15 @@ def metadata_of(model, family):
     }
 
 
-def write(path, family, metadata, tensors, types=None):
-    writer = gguf.GGUFWriter(path, family)
+def write(path, family, metadata, tensors, types=None, **how):
+    writer = gguf.GGUFWriter(path, family, **how)
     for key, value in metadata.items():
         if isinstance(value, list):
             writer.add_array(key, value)
         elif isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
         else:
             (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(key, value)
     for name, tensor in tensors.items():
@@ -239,7 +241,7 @@ def test_the_header_is_what_the_gguf_package_reads(tmp_path):
         (
             {"qwen2.context_length": None},
             {},
-            "qwen2.context_length: expected an integer from 1 to 16777216, found none",
+            "qwen2.context_length: expected an integer from 1 to 1099511627776, found none",
         ),
         ({"qwen2.attention.head_count_kv": 3}, {}, "num_key_value_heads is 3; expected a divisor of 4"),
         ({"qwen2.rope.dimension_count": 8}, {}, "qwen2.rope.dimension_count is 8; supported: 16"),

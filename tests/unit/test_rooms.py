@@ -30,8 +30,8 @@ CLOSED = ("execution", "models", "sequences", "text", "checkpoints", "routing")
 MAX_LINES = 400
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 PUBLIC = """CapacityError CheckpointError CompletionOutput ConfigError Draft Engine EngineError Event Finish
-    FinishReason GlimpError GlimpRouter Glimpse LargeOnly LoadedModel Logprob Model Phase RandomRouter
-    RequestError RequestOutput RouteContext Router RoutingParams SamplingParams SmallOnly SpecReason Stats
+    FinishReason GlimpError GlimpRouter Glimpse LargeOnly LateRouter LoadedModel Logprob Model NumberEntropyRouter Phase
+    RandomRouter RequestError RequestOutput RouteContext Router RoutingParams SamplingParams SmallOnly SpecReason Stats
     Step StepEnd StepEntropyRouter StepPerplexityRouter StepStart Token Verdict""".split()
 
 

@@ -13,7 +13,9 @@ from glimp_engine import (
     Draft,
     GlimpRouter,
     LargeOnly,
+    LateRouter,
     Model,
+    NumberEntropyRouter,
     RandomRouter,
     SmallOnly,
     SpecReason,
@@ -96,6 +98,25 @@ def test_no_fraction_and_all_of_it(fraction, route):
     assert router.small_below == 0.0  # no entropy settles the route beforehand
 
 
+def test_a_draft_is_judged_by_its_numbers_where_it_has_any():
+    draft = Draft(num_tokens=5, mean_entropy=0.1, mean_logprob=0.0, score=None, number_entropy=0.5)
+    wordy = dataclasses.replace(draft, mean_entropy=9.0, number_entropy=None)
+    for threshold, verdict in ((0.5, Verdict.REDO), (0.51, Verdict.ACCEPT), (math.inf, Verdict.ACCEPT)):
+        assert NumberEntropyRouter(threshold).review(draft) is verdict
+        assert NumberEntropyRouter(threshold).review(wordy) is Verdict.ACCEPT
+    for rounded in (0.0, -1e-7):
+        assert NumberEntropyRouter(0).review(dataclasses.replace(draft, number_entropy=rounded)) is Verdict.REDO
+    assert NumberEntropyRouter(0).review(wordy) is Verdict.ACCEPT
+    assert NumberEntropyRouter(0).decide(glimpse([0.5, 0.5]), CONTEXT) is Model.SMALL
+
+
+def test_late_is_large_from_a_place_on():
+    for p in ([1.0], [0.5] * 2):
+        routes = [LateRouter(7).decide(glimpse(p), dataclasses.replace(CONTEXT, num_tokens=n)) for n in (0, 6, 7, 8)]
+        assert routes == [Model.SMALL, Model.SMALL, Model.LARGE, Model.LARGE]
+    assert LateRouter(0).decide(glimpse([1.0]), RouteContext(0, 0, 0)) is Model.LARGE
+
+
 def test_a_draft_is_kept_below_the_threshold():
     draft = Draft(num_tokens=5, mean_entropy=0.5, mean_logprob=-math.log(2), score=7.0)
     for router, verdict in (
@@ -124,13 +145,33 @@ def test_a_draft_is_kept_below_the_threshold():
         ("specreason:7", SpecReason(7)),
         ("step_entropy:0.8", StepEntropyRouter(0.8)),
         ("step_perplexity:1.5", StepPerplexityRouter(1.5)),
+        ("number_entropy:0.3", NumberEntropyRouter(0.3)),
+        ("number_entropy:inf", NumberEntropyRouter(math.inf)),
+        ("late:120", LateRouter(120)),
     ],
 )
 def test_a_spec_names_a_router(spec, router):
     assert parse_router(spec, seed=5) == router
 
 
-@pytest.mark.parametrize("spec", ["", "glimp", "glimp:", "glimp:x", "glimp:1:margin:2", "small:1", "best", "random:a%"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "glimp",
+        "glimp:",
+        "glimp:x",
+        "glimp:1:margin:2",
+        "small:1",
+        "best",
+        "random:a%",
+        "late:1.5",
+        "late:",
+        "late",
+        "number_entropy",
+        "number_entropy:x",
+    ],
+)
 def test_a_spec_that_names_none_is_refused(spec):
     with pytest.raises(ConfigError, match=f"router is '{spec}'; allowed: small, large, random:RATE, .*glimp:SHARE%,"):
         parse_router(spec)
@@ -180,6 +221,11 @@ def test_random_depends_on_place_and_seeds_alone():
         (lambda: SpecReason(-1), "threshold is -1; allowed: a number from 0 to 10"),
         (lambda: StepEntropyRouter(-1), "threshold is -1"),
         (lambda: StepPerplexityRouter(math.nan), "threshold is nan"),
+        (lambda: NumberEntropyRouter(-1), "threshold is -1"),
+        (lambda: NumberEntropyRouter(math.nan), "threshold is nan"),
+        (lambda: LateRouter(-1), "num_tokens is -1; allowed: an integer from 0 on"),
+        (lambda: LateRouter(1.5), r"num_tokens is 1\.5; allowed: an integer from 0 on"),
+        (lambda: LateRouter(True), "num_tokens is True"),
         (lambda: RandomRouter(1.5), "rate is 1.5"),
         (lambda: RandomRouter(-1), "rate is -1"),
         (lambda: RandomRouter(math.nan), "rate is nan"),

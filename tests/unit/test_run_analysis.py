@@ -10,6 +10,7 @@ import pytest
 from glimp_engine import ConfigError
 from glimp_engine.evaluation.calibrate import parse_target, propose
 from glimp_engine.evaluation.discrimination import auc, discriminate, risk_coverage
+from glimp_engine.evaluation.report import signal_section
 from glimp_engine.evaluation.run_files import RunFiles
 from glimp_engine.evaluation.summary import busy_seconds, interval_of, summarise, wilson
 
@@ -123,6 +124,7 @@ def test_risk_over_coverage():
 
 def branch(problem, index, value, num_right):
     names = ("entropy", "top20_entropy", "max_probability", "margin", "step_entropy", "step_perplexity")
+    names += ("number_entropy", "late")
     return {
         "problem": problem,
         "step": index,
@@ -146,6 +148,30 @@ def test_signals_are_judged_by_branches():
     assert low < found["entropy"].auc < high
     assert discriminate([branch("a", 0, 1.0, 4)]) == []
     assert discriminate([branch("a", 0, 1.0, 0)]) == []
+
+
+def test_a_step_without_a_number_is_the_first_that_the_small_model_may_write():
+    branches = [branch("a", i, 1.0, num_right) for i, num_right in enumerate([4, 4, 0, 0])]
+    for each, entropy, place in zip(branches, [None, 0.5, 0.7, 0.9], [0, 10, 20, 5], strict=True):
+        each["signals"] |= {"number_entropy": entropy, "late": place}
+    found = {each.signal: each for each in discriminate(branches)}
+    assert (found["number_entropy"].auc, found["late"].auc, found["entropy"].auc) == (1.0, 0.75, 0.5)
+    assert found["number_entropy"].risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
+    for each in branches:
+        each["rest"] = "large"
+    page = signal_section(RunFiles({}, [], [], branches, []), discriminate(branches))
+    for name, area in (("number_entropy", "1.000"), ("late", "0.750"), ("entropy", "0.500")):
+        assert f"<td>{name}</td><td>{area}</td>" in page
+        assert f"{name} (AUC {area[:4]})" in page  # its curve
+
+
+def test_a_run_of_before_there_was_a_signal_has_the_others():
+    branches = [branch("a", i, float(i), num_right) for i, num_right in enumerate([4, 0])]
+    for each in branches:
+        del each["signals"]["number_entropy"], each["signals"]["late"]
+    assert [each.signal for each in discriminate(branches)] == [
+        *("entropy", "top20_entropy", "max_probability", "margin", "step_entropy", "step_perplexity")
+    ]
 
 
 def synthetic_run(thresholds=(0.5, 1.0, 2.0)):
