@@ -1,5 +1,6 @@
 """One engine's life by its seed: requests of every kind that come, fail, are aborted and interrupted."""
 
+import math
 import random
 import signal
 import sys
@@ -123,7 +124,24 @@ def random_sampling(rng):
         stop=rng.choice([(), (), ("w7",), (".\n\n w1", "5")]),
         logprobs=rng.choice([None, None, 0, 3]),
         **penalties,
+        **random_wishes(rng),
     )
+
+
+def random_wishes(rng):
+    """What is rarely asked for; at most of it at once, and never so much that nothing is left to write."""
+    wishes = {
+        "ignore_eos": True,
+        "min_tokens": 1,
+        "stop_token_ids": [*range(20, 30)],  # bytes, which all vocabularies have
+        "include_stop_str_in_output": True,
+        "logit_bias": {40: 3.0, 50: -math.inf, 21: 2.5, 60: -1.0},
+        "bad_words": ["w1", "a", " w3.\n\n", "b c"],
+        "skip_special_tokens": False,
+        "prompt_logprobs": rng.choice([0, 2]),
+        "truncate_prompt_tokens": rng.choice([-1, 3, 9]),
+    }
+    return {name: value for name, value in wishes.items() if rng.random() < 0.12}
 
 
 def random_routing(rng, router):
@@ -376,6 +394,9 @@ class Life:
     def check_alone(self, name, asked, output):
         """A survivor has written what it writes alone."""
         (alone,) = self.alone.generate([asked.prompt], asked.sampling, asked.routing, use_tqdm=False)
+        assert (output.prompt_logprobs is None) == (asked.sampling.prompt_logprobs is None)
+        if self.is_exact:
+            assert output.prompt_logprobs == alone.prompt_logprobs
         for ours, theirs in zip(output.outputs, alone.outputs, strict=True):
             assert ours.token_ids == theirs.token_ids, f"{name}: {asked}"
             assert ours.finish_reason == theirs.finish_reason

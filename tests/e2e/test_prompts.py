@@ -116,7 +116,11 @@ def test_what_is_no_prompt_ends_one_request(engine, prompt, message):
         engine.add_request("bad", prompt, GREEDY)
 
 
-@pytest.mark.parametrize("prompts", [None, {"Go"}, iter(["Go"]), (p for p in ["Go"]), 3, b"Go", range(2)], ids=repr)
+@pytest.mark.parametrize(
+    "prompts",
+    [None, {"Go"}, iter(["Go"]), (p for p in ["Go"]), 3, b"Go", range(2)],
+    ids=["none", "set", "iterator", "generator", "number", "bytes", "range"],
+)
 def test_what_is_no_list_of_prompts_is_told(engine, prompts):
     with pytest.raises(RequestError, match=r"prompts is .*; allowed: a list of prompts, or one: text, token ids"):
         engine.generate(prompts, GREEDY, use_tqdm=False)

@@ -71,3 +71,38 @@ def test_only_what_may_be_a_stop_is_held_back():
     watch = StopStrings(["\n\nQ:"])
     assert [watch.push(text) for text in ("A.", "\n", "\nB", "\n\nQ", ": C", "D")] == ["A.", "", "\n\nB", "", "", ""]
     assert (watch.matched, watch.flush()) == ("\n\nQ:", "")
+
+
+def naive_hidden_stop(pieces, stops):
+    """As naive_stop, in the text with its hidden parts and in the one without: (what is shown, the stop)."""
+    full, mask = "", []
+    for text, hidden in pieces:
+        for char, is_shown in [*((c, True) for c in text), *((c, False) for c in hidden)]:
+            full, mask = full + char, [*mask, is_shown]
+            places = [i for i, shown in enumerate(mask) if shown]
+            visible = "".join(full[i] for i in places)
+            found = [(len(full) - len(stop), stop) for stop in stops if full.endswith(stop)]
+            if is_shown:
+                found += [(places[len(places) - len(stop)], stop) for stop in stops if visible.endswith(stop)]
+            if found:
+                start, stop = min(found)
+                return "".join(c for c, shown in zip(full[:start], mask, strict=False) if shown), stop
+    return "".join(c for c, shown in zip(full, mask, strict=True) if shown), None
+
+
+@given(
+    pieces=st.lists(st.tuples(st.text("ab<", max_size=4), st.sampled_from(["", "", "<a>", "<b>"])), max_size=9),
+    stops=st.lists(st.text("ab<>", min_size=1, max_size=6), max_size=4, unique=True),
+    is_stop_shown=st.booleans(),
+)
+def test_stop_strings_are_found_with_and_without_what_is_hidden(pieces, stops, is_stop_shown):
+    watch, shown = StopStrings(stops, is_stop_shown), ""
+    expected, stop = naive_hidden_stop(pieces, stops)
+    expected += stop if is_stop_shown and stop else ""
+    for text, hidden in pieces:
+        mark = watch.mark()
+        watch.push("b<a", "<b>")
+        watch.take_back(mark)
+        shown += watch.push(text, hidden)
+        assert expected.startswith(shown)
+    assert (shown + watch.flush(), watch.matched) == (expected, stop)
