@@ -12,34 +12,30 @@ Start = tuple[Any, Any]  # a normalizer and a pre-tokenizer, which a backend is 
 
 def starts_of(backend: Tokenizer) -> tuple[Start, Start]:
     """How the backend reads a text's beginning, and how what goes on: the same, but for what is put before a text."""
-    parts = json.loads(
-        Tokenizer.from_str(
-            json.dumps(
-                {**EMPTY, "normalizer": state_of(backend.normalizer), "pre_tokenizer": state_of(backend.pre_tokenizer)}
-            )
-        ).to_str()
-    )
-    going_on = {
-        **parts,
-        "normalizer": without_start(parts["normalizer"]),
-        "pre_tokenizer": without_start(parts["pre_tokenizer"]),
-    }
     beginning = backend.normalizer, backend.pre_tokenizer
-    if going_on == parts:
-        return beginning, beginning
-    built = Tokenizer.from_str(json.dumps(going_on))
-    return beginning, (built.normalizer, built.pre_tokenizer)
+    return beginning, (going_on("normalizer", beginning[0]), going_on("pre_tokenizer", beginning[1]))
+
+
+def going_on(name: str, part: Any) -> Any:
+    """A backend's normalizer or pre-tokenizer without what it puts before a text; itself if it puts nothing there."""
+    state = state_of(part)
+    changed = without_start(state)
+    return part if changed == state else getattr(Tokenizer.from_str(json.dumps({**EMPTY, name: changed})), name)
 
 
 EMPTY: dict[str, Any] = {
     **{"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None},
-    **{"decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}},
+    **{"normalizer": None, "pre_tokenizer": None, "decoder": None},
+    "model": {"type": "BPE", "vocab": {}, "merges": []},
 }
 
 
 def state_of(part: Any) -> Any:
-    """The part as tokenizer.json has it."""
-    return None if part is None else json.loads(part.__getstate__())
+    """The part as tokenizer.json has it; None also for one of our own making, which puts nothing before a text."""
+    try:
+        return None if part is None else json.loads(part.__getstate__())
+    except Exception:  # the library's word for what it can't write
+        return None
 
 
 def without_start(part: Any) -> Any:

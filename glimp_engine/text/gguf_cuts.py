@@ -146,7 +146,7 @@ CUTS = {
     "glm5": CL100K,
     "chatglm-bpe": CL100K,
     "qwen2": QWEN2,
-    "deepseek-r1-qwen": QWEN2,
+    "deepseek-r1-qwen": Cut(QWEN2.parts),
     "hunyuan": Cut(QWEN2.parts),
     # Qwen 3.5 composes text, but the files of this name are tested on what stays as it is
     "qwen35": Cut((isolated(QWEN35), to_bytes)),

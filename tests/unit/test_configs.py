@@ -95,7 +95,7 @@ def test_a_key_that_changes_the_output_is_refused_by_name(key, value):
 
 
 NEUTRAL = {
-    **dict.fromkeys({key for key, _ in CHANGES}),
+    **dict.fromkeys(key for key, _ in CHANGES),
     "attention_multiplier": 8**-0.5,
     "query_pre_attn_scalar": 8,
     "logit_scale": 1.0,

@@ -118,8 +118,8 @@ def by_the_rule(text, pieces):
     [
         ({"scores": None}, "scores: expected a list of numbers, found none"),
         ({"scores": [0.0]}, "expected one for each of 267 tokens"),
-        ({"scores": [float("nan")] * 267}, r"scores\[0\] is nan; expected number"),
-        ({"scores": ["a"] * 267}, r"scores\[0\] is 'a'; expected number"),
+        ({"scores": [float("nan")] * 267}, r"scores\[0\] is nan; expected a number"),
+        ({"scores": ["a"] * 267}, r"scores\[0\] is 'a'; expected a number"),
         ({"remove_extra_whitespaces": True}, "remove_extra_whitespaces is True; expected false"),
         ({"precompiled_charsmap": [1, 2]}, "precompiled_charsmap is .*; expected none"),
         ({"pre": "chatglm-spm"}, "tokenizer=DIR"),

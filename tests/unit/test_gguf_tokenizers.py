@@ -11,6 +11,7 @@ from glimp_engine import CheckpointError, ConfigError, Engine, LoadedModel, Samp
 from glimp_engine.cli.main import main
 from glimp_engine.text.gguf_cuts import CUTS
 from glimp_engine.text.gguf_tokenizer import build_gguf_tokenizer
+from glimp_engine.text.messages import Chat
 from glimp_engine.text.tokenizer import Text, ordinary_bytes
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
@@ -81,7 +82,6 @@ COMPOSED = {
     "olmo",
     "command-r",
     "qwen2",
-    "deepseek-r1-qwen",
     "seed-coder",
     "bailingmoe",
     "bailingmoe2",
@@ -217,12 +217,14 @@ def test_a_directorys_tokenizer_takes_the_place_of_the_files(refused):
     chat = [{"role": "user", "content": "ab"}]
     text = Text.load(path, len(TOKENS), directory)
     assert text.tokens() == own.tokens()
-    assert text.encode_chat(chat) == own.encode_chat(chat)
+    assert text.encode_chat(Chat(chat)) == own.encode_chat(Chat(chat))
     assert text.end_token_ids == own.end_token_ids | {TOKENS.index("<|im_end|>")}  # the model's hold as well
     for other in directory.iterdir():
         if other.name != "tokenizer.json":
             other.unlink()
-    assert Text.load(path, len(TOKENS), directory).encode_chat(chat) == own.encode_chat(chat)  # by the file's template
+    assert Text.load(path, len(TOKENS), directory).encode_chat(Chat(chat)) == own.encode_chat(
+        Chat(chat)
+    )  # by the file's template
     with pytest.raises(CheckpointError, match=f"{path.parent}: expected a directory with a tokenizer.json, found none"):
         Text.load(path, len(TOKENS), path.parent)
 
