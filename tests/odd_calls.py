@@ -164,7 +164,7 @@ LINES = {
         for option, value in (
             ("--temperature", "nan"),
             ("--top-p", "2"),
-            ("--max-thinking-tokens", "0"),
+            ("--max-thinking-tokens", "-1"),
             ("--max-step-tokens", "-1"),
             ("--max-answer-tokens", "0"),
             ("--max-tokens", "-5"),

@@ -47,13 +47,16 @@ class Case:
         return (self.run(REFERENCE, page_size, dtype=dtype) for dtype in (torch.float32, torch.float64))
 
     def largest_score(self):
-        """A score's absolute error is its weight's relative one."""
+        """The largest sum of a score's terms without their signs, relative to which it's rounded on the way.
+
+        A score's absolute error is its weight's relative one.
+        """
         largest = 1.0
         for q, keys in zip(self.queries, self.keys, strict=True):
             if len(keys):
                 grouped = q.unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0, 3)  # [Hk, group, queries, D]
-                scores = grouped @ keys.float().permute(1, 2, 0)[:, None]
-                largest = max(largest, float(scores.abs().max()) * self.scale)
+                sums = grouped.abs() @ keys.float().abs().permute(1, 2, 0)[:, None]
+                largest = max(largest, float(sums.max()) * self.scale)
         return largest
 
     def agrees(self, out, page_size=16):
