@@ -54,20 +54,20 @@ def model_of(table, text=TEXT):
 
 
 TABLES = [table_of(1), table_of(2)]
-MODES = ["native", "reference", pytest.param("triton", marks=pytest.mark.slow), "graphs", "ahead"]
 
 
-@pytest.fixture(params=MODES)
+def engine_on(ops):
+    return Engine(*map(model_of, TABLES), device="cpu", page_size=4, ops=ops, kv_cache_bytes=KV)
+
+
+@pytest.fixture(params=["native", "reference", "graphs", "ahead"])
 def engine(request, monkeypatch):
-    """A pair of tables on each op set, and in ticks that stay or run ahead."""
+    """A pair of tables on each op set, and in ticks that stay or run ahead; Triton's has tests of its own."""
     mode = request.param
-    if mode == "triton":
-        pytest.importorskip("triton")
     if mode in ("graphs", "ahead"):
         monkeypatch.setattr(EngineConfig, "has_graphs", True)
         monkeypatch.setattr(EngineConfig, "runs_ahead", mode == "ahead")
-    options = {"ops": mode if mode in ("native", "reference", "triton") else "reference", "kv_cache_bytes": KV}
-    return Engine(*map(model_of, TABLES), device="cpu", page_size=4, **options)
+    return engine_on(mode if mode in ("native", "reference") else "reference")
 
 
 def word_ids(word):
@@ -165,10 +165,20 @@ def routed(router, **options):
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_tokens_are_those_of_a_plain_reference(engine, asked):
+    check_tokens(engine, asked, ROUTERS, max_tokens=24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["allowed and biased", "all, with penalties"])
+def test_tokens_on_triton_ops_are_too(asked):
+    """What each field does to a row is in tests/gpu/test_sample.py; here, that the rows get there."""
+    pytest.importorskip("triton")
+    check_tokens(engine_on("triton"), asked, ROUTERS[3:5], max_tokens=9)
+
+
+def check_tokens(engine, asked, routers, max_tokens):
     params, routing = [], []
-    is_interpreted = engine.config.ops == "triton"
-    max_tokens = 9 if is_interpreted else 24
-    for router in ROUTERS[3:5] if is_interpreted else ROUTERS:
+    for router in routers:
         params += [SamplingParams(temperature=0, max_tokens=max_tokens, **ASKED[asked])]
         params += [SamplingParams(temperature=0.8, seed=5, n=3, max_tokens=max_tokens, **ASKED[asked])]
         routing += [routed(router)] * 2

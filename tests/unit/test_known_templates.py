@@ -3,6 +3,8 @@
 They are facts of others and not kept here: see `llama_cpp.py` for where they are looked for.
 """
 
+from functools import cache
+
 import pytest
 from llama_cpp import find_models
 from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -118,14 +120,19 @@ MARKS = {
 }
 
 
-@pytest.fixture(scope="module")
-def templates():
-    """Sources by name."""
+@cache
+def sources():
+    """Templates by name."""
     return {file.stem: file.read_text(encoding="utf-8") for file in find_models().glob("templates/*.jinja")}
 
 
-def test_every_template_is_in_the_table(templates):
-    assert set(templates) == set(THINKING)
+@cache
+def template_of(name):
+    return ChatTemplate(ChatFormat(sources()[name], SPECIAL))
+
+
+def test_every_template_is_in_the_table():
+    assert set(sources()) == set(THINKING)
 
 
 def state_of(template, kwargs):
@@ -142,23 +149,23 @@ def state_of(template, kwargs):
 
 
 @pytest.mark.parametrize("name", THINKING)
-def test_thinking_is_opened_where_the_template_shows_it(templates, name):
-    template = ChatTemplate(ChatFormat(templates[name], SPECIAL))
+def test_thinking_is_opened_where_the_template_shows_it(name):
+    template = template_of(name)
     assert tuple(state_of(template, kwargs) for kwargs in ({}, ON, OFF)) == THINKING[name]
     is_plain = THINKING[name] in (PLAIN, REFUSED)
     assert (template.marks and template.marks.begin) == (None if is_plain else MARKS.get(name, "<think>"))
 
 
-@pytest.mark.parametrize("name", THINKING)
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_it_renders_as_transformers_does(templates, name, conversation):
+@pytest.mark.parametrize("name", THINKING)
+def test_it_renders_as_transformers_does(name, conversation):
     messages = CONVERSATIONS[conversation]
     values = {"messages": read_messages(messages), "tools": None, "documents": None, "add_generation_prompt": True}
     try:
-        expected = _compile_jinja_template(templates[name]).render(**values, **SPECIAL)
+        expected = _compile_jinja_template(sources()[name]).render(**values, **SPECIAL)
     except Exception:
         expected = None
-    template = ChatTemplate(ChatFormat(templates[name], SPECIAL))
+    template = template_of(name)
     try:
         (written,) = template.render(Chat(messages))
     except RequestError:
