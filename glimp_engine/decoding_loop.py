@@ -142,20 +142,21 @@ class DecodingLoop:
         if use is Use.SCORE:
             return sequence.take_score({row.num_after: each for row, each in pairs}, now)
         sequence.take_prompt({row.num_after: each for row, each in pairs if row.num_after})
-        own = [pair for pair in pairs if not pair[0].num_after]
-        if not own:
+        at_end = {row.sequence_index: each for row, each in pairs if not row.num_after}
+        if not at_end:
             return []
-        sampled = own[0][1]
+        sampled = at_end.pop(sequence.index, None)
         events: list[Event] = []
         if use is Use.GLIMPSE:
+            assert sampled is not None
             self.meter.count_glimpse(sequence)
             events = sequence.take_glimpse(sampled, now)
             is_small = sequence.model is Model.SMALL and sequence.awaited.use is Use.TOKEN
             if sequence.finish_reason is not None or not is_small:
                 return events
-        for row, first in own[1:]:
-            newborn.append((self._fork(sequence, row.sequence_index, now), first))
-        if sequence.awaited.num_unborn == 0:  # else it waits for those that this tick had no room for
+        for index, first in at_end.items():
+            newborn.append((self._fork(sequence, index, now), first))
+        if sampled is not None and sequence.awaited.num_unborn == 0:  # else it waits for those yet to be born
             events += sequence.write(sampled, now)
         return events
 

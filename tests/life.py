@@ -30,6 +30,7 @@ from glimp_engine import (
 )
 
 PACKAGE = str(Path(glimp_engine.__file__).parent)
+MAX_PLANS = 50_000  # of one life, which has a few thousand
 MAX_MODEL_LEN = 96
 MOST_TICKS = 20_000  # of one life: more is one that doesn't end
 PROMPTS = ["How many?", "How many apples are there in all", "x", "Tell me: " + "a b c " * 6, "w" * 16, "w" * 31]
@@ -193,7 +194,7 @@ class Life:
         self.asked, self.streams, self.num_ticks, self.num_events = {}, {}, 0, 0
         self.trouble = None  # what the next forward does
         self.num_ticks_at_fault = -10
-        self.plan = None  # the last one
+        self.plan, self.num_plans = None, 0  # the last one
         self.watch_plans()
         for runner in engine._loop.runners:
             self.make_fallible(runner.model)
@@ -202,6 +203,9 @@ class Life:
         make_plan = self.engine._loop.scheduler.plan
 
         def plan():
+            self.num_plans += 1
+            if self.num_plans > MAX_PLANS:
+                raise AssertionError("no end")  # which ends what is planned for, so that the life ends and says so
             self.plan = make_plan()
             return self.plan
 
@@ -250,6 +254,7 @@ class Life:
                 self.pull()
         while self.engine.has_unfinished():
             self.tick()
+        assert self.num_plans <= MAX_PLANS
             self.check_pages()
         self.check_end()
 

@@ -74,7 +74,8 @@ class Sequence:
     def rows_to_sample(self, start: int, end: int, num_rows: int) -> list[tuple[int, int]]:
         """(sequence index, tokens of the stream behind its place) of each row of a forward over positions start:end.
 
-        At the stream's end there are num_rows: the sequence's own, and those of the next sequences to be forked off.
+        At the stream's end there are num_rows: those of the next sequences to be forked off, so that however few there
+        are each brings the birth of one, then the sequence's own; a glimpse is the sequence's own and comes first.
         Within the prompt there are those of the tokens whose log-probabilities are asked for.
 
         A question's forward samples too what the large model would write in the draft's place, and after the draft:
@@ -82,7 +83,8 @@ class Sequence:
         """
         num_tokens, awaited = len(self.stream), self.awaited
         first_unborn = self.request.sampling.n - awaited.num_unborn
-        members = [self.index, *range(first_unborn, self.request.sampling.n)]
+        unborn = range(first_unborn, self.request.sampling.n)
+        members = [self.index, *unborn] if awaited.use is Use.GLIMPSE else [*unborn, self.index]
         rows = [(index, 0) for index in members[:num_rows]] if end == num_tokens else []
         if self.draft is not None and awaited.use is Use.SCORE and not self.request.sampling.follows_text:
             places = (self.draft.stream_lens[-1], num_tokens - awaited.num_question_tokens)

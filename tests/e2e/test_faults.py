@@ -9,6 +9,7 @@ from glimp_engine import (
     Engine,
     Finish,
     GlimpRouter,
+    LargeOnly,
     Model,
     RequestError,
     RoutingParams,
@@ -277,6 +278,27 @@ def test_forks_are_born_over_several_ticks(small_path, large_path):
     assert token_ids(outputs) == token_ids(expected)
     assert [completion.index for completion in outputs[0].outputs] == list(range(40))
     check_pages(narrow)
+
+
+@pytest.mark.parametrize("router", [LargeOnly(), SmallOnly(), GlimpRouter(2.6), StepEntropyRouter(2.0)], ids=str)
+@pytest.mark.parametrize(("max_batch_size", "max_batch_tokens"), [(1, 1), (2, 2), (2, 3)])
+def test_each_tick_brings_a_birth_however_few_rows_there_are(
+    small_path, large_path, router, max_batch_size, max_batch_tokens
+):
+    """With others that decode, and take the budget at every tick."""
+    sampling = SamplingParams(temperature=1.0, seed=2, n=5, max_tokens=4)
+    long = SamplingParams(temperature=0, max_tokens=24)
+    expected = alone(Engine(small_path, large_path, **OPTIONS), router, sampling=sampling)
+    limits = {"max_batch_size": max_batch_size, "max_batch_tokens": max_batch_tokens}
+    engine = Engine(small_path, large_path, **limits, **OPTIONS)
+    engine.add_request("other", "Go", long, routing(router))
+    engine.add_request("forks", PROMPT, sampling, routing(router))
+    ticks, outputs = 0, {}
+    while engine.has_unfinished() and ticks < 500:
+        ticks += 1
+        outputs |= {e.request_id: e.output for e in engine.advance() if isinstance(e, Finish) and e.output is not None}
+    assert token_ids([outputs["forks"]]) == token_ids(expected)
+    check_pages(engine)
 
 
 # Time that grows.
