@@ -254,8 +254,8 @@ class Life:
                 self.pull()
         while self.engine.has_unfinished():
             self.tick()
-        assert self.num_plans <= MAX_PLANS
             self.check_pages()
+        assert self.num_plans <= MAX_PLANS
         self.check_end()
 
     def add(self):
