@@ -60,7 +60,10 @@ def engine_on(ops):
     return Engine(*map(model_of, TABLES), device="cpu", page_size=4, ops=ops, kv_cache_bytes=KV)
 
 
-@pytest.fixture(params=["native", "reference", "graphs", "ahead"])
+SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("reference", "graphs", "ahead")]
+
+
+@pytest.fixture(params=["native", *SLOW_MODES])
 def engine(request, monkeypatch):
     """A pair of tables on each op set, and in ticks that stay or run ahead; Triton's has tests of its own."""
     mode = request.param
