@@ -168,7 +168,8 @@ def routed(router, **options):
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_tokens_are_those_of_a_plain_reference(engine, asked):
-    check_tokens(engine, asked, ROUTERS, max_tokens=24)
+    is_native = engine.config.ops == "native"  # the others take five times as long, and differ in the ticks alone
+    check_tokens(engine, asked, ROUTERS if is_native else ROUTERS[3:5], max_tokens=24 if is_native else 16)
 
 
 @pytest.mark.slow
