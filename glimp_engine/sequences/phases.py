@@ -17,7 +17,7 @@ class Phases:
         self.num_thinking_tokens = 0
         self._answer_start = 0  # index of the answer's first token
         self._request = request
-        self._marks = MarkReader()
+        self._marks = MarkReader(may_begin=not request.is_thinking)
 
     @property
     def is_thinking(self) -> bool:
@@ -42,6 +42,8 @@ class Phases:
         if text.marks is None or boundary is Boundary.END:
             return boundary
         if not self.is_thinking:
+            if not self._marks.may_begin:
+                return boundary
             has_begun = self._marks.begins(text.bytes_of(token_id), text.marks)
             return Boundary.BEGIN_OF_THINKING if has_begun else boundary
         if text.end_thinking_id is None and self._marks.ends(text.bytes_of(token_id), text.marks):

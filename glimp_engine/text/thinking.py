@@ -62,30 +62,28 @@ class MarkReader:
     A thinking can only begin where the output does; behind anything else a mark is text.
     """
 
-    def __init__(self) -> None:
-        self._may_begin = True
+    def __init__(self, may_begin: bool = True) -> None:
+        self.may_begin = may_begin  # until the output has something else in it than a beginning
         self._last = b""  # what may be a part of a mark
 
     def begins(self, token: bytes, marks: ThinkingMarks) -> bool:
-        """Whether the output's first tokens, with this one, are a beginning."""
-        if not self._may_begin:
-            return False
+        """Whether the output's first tokens, with this one, are a beginning; asked as long as one may be."""
         begin, self._last = marks.begin.encode(), (self._last + token).lstrip()
         is_begun = self._last.startswith(begin)
-        self._may_begin = not is_begun and begin.startswith(self._last)
-        self._last = self._last if self._may_begin else b""
+        self.may_begin = not is_begun and begin.startswith(self._last)
+        self._last = self._last if self.may_begin else b""
         return is_begun
 
     def ends(self, token: bytes, marks: ThinkingMarks) -> bool:
         """Whether this token completes an end."""
-        self._may_begin, end = False, marks.end.encode()
+        self.may_begin, end = False, marks.end.encode()
         self._last = (self._last + token)[1 - len(end) - len(token) :]
         return end in self._last
 
     def mark(self) -> tuple[bool, bytes]:
         """Where it stands, for `take_back`."""
-        return self._may_begin, self._last
+        return self.may_begin, self._last
 
     def take_back(self, mark: tuple[bool, bytes]) -> None:
         """Forget the tokens since the mark."""
-        self._may_begin, self._last = mark
+        self.may_begin, self._last = mark

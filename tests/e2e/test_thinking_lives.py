@@ -87,6 +87,14 @@ def test_a_mark_behind_other_text_is_text():
     assert completion.text == " w1<think> w2.\n\n w3"
 
 
+@pytest.mark.parametrize("end", [["</think>"], ["\n\n", "</think>"]])
+def test_an_answer_that_begins_with_a_mark_is_no_second_thinking(end):
+    _, completion = life(make_text(template=OPENS), [" w1", *end, "<think>", " w2.\n\n", " w3"])
+    assert phases(completion)[-1] == "answer"
+    assert completion.text.endswith("</think><think> w2.\n\n w3")
+    assert completion.thinking_finish_reason == "stop"
+
+
 def test_budgets_count_from_the_mark():
     pieces = ["<think>", " w1", " w2", *[" w9"] * 4, " w4"]
     _, completion = life(make_text(), pieces, budget(2))
