@@ -1,19 +1,18 @@
-"""What a request asks of its tokens, on models that are tables of logits: each token against a plain reference."""
+"""What a request asks of its tokens: each token against a plain reference, on tables of logits."""
 
 import dataclasses
 import math
 from itertools import pairwise
 
 import pytest
-import torch
-from tiny import ScriptedModel, make_text
+from tables import END, KV, PROMPT, TABLES, TEXT, V, W, check, engine_on, id_of, logits_in, model_of, routed, table_of
+from tiny import make_text
 from tiny_requests import check_pages
 
 from glimp_engine import (
     Engine,
     GlimpRouter,
     LargeOnly,
-    LoadedModel,
     Model,
     RandomRouter,
     RequestError,
@@ -24,41 +23,6 @@ from glimp_engine import (
     StepEntropyRouter,
 )
 from glimp_engine.config import EngineConfig
-from glimp_engine.kernels.philox import exponential_noise
-
-PROMPT = "How many?"
-TEXT = make_text()
-V = TEXT.num_tokens
-END = min(TEXT.end_token_ids)
-NUM_TABLES = 23
-KV = 1 << 20
-
-
-def table_of(seed, end=0.0, text=TEXT):
-    """Logits by (position, token): few words are likely, so that what is banned would come; `end` is for end tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(NUM_TABLES, text.num_tokens, generator=generator) * 2
-    words = [i for i in range(text.num_tokens) if b" w" in text.bytes_of(i) or b"\n\n" in text.bytes_of(i)]
-    table[:, words] += 3.0
-    table[:, list(text.end_token_ids)] += end
-    return table
-
-
-def logits_in(table, position, token_id):
-    return table[(7 * position + token_id) % NUM_TABLES]
-
-
-def model_of(table, text=TEXT):
-    model = ScriptedModel(lambda position, token: logits_in(table, position, token).clone(), text.num_tokens)
-    return LoadedModel(model, text)
-
-
-TABLES = [table_of(1), table_of(2)]
-
-
-def engine_on(ops):
-    return Engine(*map(model_of, TABLES), device="cpu", page_size=4, ops=ops, kv_cache_bytes=KV)
-
 
 SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("reference", "graphs", "ahead")]
 
@@ -73,72 +37,6 @@ def engine(request, monkeypatch):
     return engine_on(mode if mode in ("native", "reference") else "reference")
 
 
-def word_ids(word):
-    """As vLLM's: the word at the beginning of a text, and within one if that's as long and begins otherwise."""
-    first, spaced = TEXT.encode_word(word.lstrip()), TEXT.encode_word(" " + word.lstrip())
-    return [first, spaced] if spaced[0] != first[0] and len(spaced) == len(first) else [first]
-
-
-def plain_choice(raw, prompt, written, sampling, index=0):
-    """The next token, written out in full: dense and in float64, in vLLM's order."""
-    logits = raw.double().clone()
-    if sampling.allowed_token_ids is not None:
-        rest = [i for i in range(V) if i not in sampling.allowed_token_ids]
-        logits[rest] = -math.inf
-    for word in [ids for each in sampling.bad_words for ids in word_ids(each)]:
-        before = word[:-1]
-        if len(written) >= len(before) and written[len(written) - len(before) :] == before:
-            logits[word[-1]] = -math.inf
-    if len(written) < sampling.min_tokens:
-        logits[[*TEXT.end_token_ids, *sampling.stop_token_ids]] = -math.inf
-    for token, bias in (sampling.logit_bias or {}).items():
-        logits[token] += bias
-    for token in {*prompt, *written}:
-        value = logits[token]
-        logits[token] = value / sampling.repetition_penalty if value > 0 else value * sampling.repetition_penalty
-        count = written.count(token)
-        logits[token] -= sampling.frequency_penalty * count + sampling.presence_penalty * (count > 0)
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    position = len(prompt) + len(written)
-    noise = exponential_noise(V, sampling.seed, index, position, torch.float64)
-    return int((logits / sampling.temperature - noise.log()).argmax())
-
-
-def ends(written, sampling):
-    """Whether the last token ends the output."""
-    ending = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else TEXT.end_token_ids)
-    return written[-1] in ending
-
-
-def check(output, sampling):
-    """Each token is its writer's choice, and the output ends where it must."""
-    prompt = output.prompt_token_ids
-    for completion in output.outputs:
-        ids = completion.token_ids
-        for step in completion.steps:
-            for i in range(step.token_start, step.token_end):
-                raw = logits_in(TABLES[step.model], len(prompt) + i - 1, (prompt + ids[:i])[-1])
-                assert ids[i] == plain_choice(raw, prompt, ids[:i], sampling, completion.index), (i, step.model)
-        assert sum(step.num_tokens for step in completion.steps) == len(ids)
-        assert not any(ends(ids[:i], sampling) for i in range(1, len(ids)))
-        is_ended = ends(ids, sampling)
-        assert completion.finish_reason == ("stop" if is_ended else "length")
-        stop_id = ids[-1] if is_ended and ids[-1] not in (TEXT.end_token_ids - sampling_end(sampling)) else None
-        assert completion.stop_reason == stop_id
-        assert is_ended or len(ids) == sampling.max_tokens
-
-
-def sampling_end(sampling):
-    """End tokens that are none, as the request ignores them."""
-    return TEXT.end_token_ids if sampling.ignore_eos else frozenset()
-
-
-def id_of(piece):
-    return [TEXT.bytes_of(i) for i in range(V)].index(piece.encode())
-
-
-W = [id_of(f" w{i}") for i in range(40)]
 ALLOWED = [W[1], W[5], W[9], id_of(" w3.\n\n"), id_of(" w7.\n\n")]
 ASKED = {
     "logit_bias": {"logit_bias": {W[3]: 6.0, W[4]: -100.0, W[5]: -math.inf, id_of("\n\n"): 4.5}},
@@ -160,10 +58,6 @@ ASKED = {
     },
 }
 ROUTERS = [SmallOnly(), LargeOnly(), GlimpRouter(3.6), RandomRouter(0.5), StepEntropyRouter(3.3), SpecReason(10)]
-
-
-def routed(router, **options):
-    return RoutingParams(router=router, stop_repeated_steps=False, max_step_tokens=5, **options)
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
@@ -256,140 +150,6 @@ def test_nothing_left_to_write_ends_that_request_alone(engine):
     check_pages(engine)
 
 
-# The prompt's own log-probabilities.
-
-LONG = "How many apples are there in all, if there are three in each of the seven baskets?"
-
-
-def check_prompt_logprobs(output, table, num_asked):
-    prompt, scores = output.prompt_token_ids, output.prompt_logprobs
-    assert len(scores) == len(prompt)
-    assert scores[0] is None
-    for place in range(1, len(prompt)):
-        raw = logits_in(table, place - 1, prompt[place - 1]).double().log_softmax(-1)
-        top = raw.topk(num_asked).indices.tolist() if num_asked else []
-        assert set(scores[place]) == {*top, prompt[place]}
-        for token, score in scores[place].items():
-            assert score.logprob == pytest.approx(float(raw[token]), abs=1e-5)
-            assert score.rank == (top.index(token) + 1 if token in top else None)
-
-
-@pytest.mark.parametrize("num_asked", [0, 3])
-@pytest.mark.parametrize(("router", "reader"), [(GlimpRouter(3.6), 0), (LargeOnly(), 1), (SmallOnly(), 0)], ids=str)
-def test_prompt_logprobs(engine, num_asked, router, reader):
-    sampling = SamplingParams(temperature=0, max_tokens=6, prompt_logprobs=num_asked)
-    others = SamplingParams(temperature=0.7, seed=1, max_tokens=12, n=2)
-    params = [others, sampling, others, sampling]
-    outputs = engine.generate([LONG, LONG, PROMPT, PROMPT], params, routed(router), use_tqdm=False)
-    for output, asked in zip(outputs, params, strict=True):
-        check(output, asked)
-    assert [output.prompt_logprobs for output in outputs[::2]] == [None, None]
-    check_prompt_logprobs(outputs[1], TABLES[reader], num_asked)
-    check_prompt_logprobs(outputs[3], TABLES[reader], num_asked)
-
-
-@pytest.mark.parametrize("max_batch_tokens", [4, 7, 33, 512])
-@pytest.mark.parametrize("order", ["first", "last", "twice", "after"])
-def test_prompt_logprobs_of_what_is_cached_or_shared(max_batch_tokens, order):
-    """Whoever has run the prompt, or runs it meanwhile: every position's logits are there, in bounded batches."""
-    engine = Engine(
-        *map(model_of, TABLES), kv_cache_bytes=KV, page_size=4, max_batch_size=4, max_batch_tokens=max_batch_tokens
-    )
-    rows = []
-    forward = engine._loop.runners[0].model.forward
-
-    def counted(token_ids, batch, logit_rows, kv):
-        rows.append((len(token_ids), len(logit_rows)))
-        return forward(token_ids, batch, logit_rows, kv)
-
-    engine._loop.runners[0].model.forward = counted
-    scored = SamplingParams(temperature=0, max_tokens=5, prompt_logprobs=2)
-    plain = SamplingParams(temperature=0, max_tokens=5)
-    params = {"first": [scored, plain], "last": [plain, scored], "twice": [scored, scored], "after": [scored, scored]}
-    routing = routed(GlimpRouter(3.6))
-    if order == "after":
-        outputs = [engine.generate(LONG, each, routing, use_tqdm=False)[0] for each in (plain, scored, plain)]
-        assert engine.stats().cached_prompt_tokens > 0
-    else:
-        outputs = engine.generate([LONG, LONG], params[order], routing, use_tqdm=False)
-    assert any(output.prompt_logprobs for output in outputs)
-    for output in outputs:
-        check(output, plain)
-        if output.prompt_logprobs is not None:
-            check_prompt_logprobs(output, TABLES[0], 2)
-    assert all(tokens + max(num_rows - 4, 0) <= max_batch_tokens for tokens, num_rows in rows)
-    if order == "first" and max_batch_tokens == 512:
-        assert engine.stats().recomputed_tokens <= 1  # the last position, for the second request's own row
-    check_pages(engine)
-
-
-def test_a_fresh_prompt_is_run_once_for_its_logprobs():
-    engine = Engine(*map(model_of, TABLES), kv_cache_bytes=KV, page_size=4, max_batch_tokens=64)
-    sampling = SamplingParams(temperature=0.9, seed=2, n=3, max_tokens=5, prompt_logprobs=0)
-    (output,) = engine.generate(LONG, sampling, routed(GlimpRouter(3.6)), use_tqdm=False)
-    check_prompt_logprobs(output, TABLES[0], 0)
-    assert engine.stats().recomputed_tokens == 0
-    assert engine.stats().small.prompt_tokens == len(output.prompt_token_ids)
-
-
-def test_preempted_while_its_prompt_is_scored():
-    """A token a tick, while an older request grows until the pages run out: each token is scored all the same."""
-    sizes = {"page_size": 4, "max_model_len": 160, "max_batch_size": 2, "max_batch_tokens": 2}
-    engine = Engine(*map(model_of, TABLES), kv_cache_bytes=40 * 4 * 2 * 16, **sizes)
-    assert engine.stats().num_pages == 40
-    sampling = SamplingParams(temperature=0, max_tokens=140, ignore_eos=True, prompt_logprobs=1)
-    prompts = ["a", LONG]
-    params = [sampling, dataclasses.replace(sampling, max_tokens=20)]
-    early, push = [], engine._loop.scheduler._preempt_newest
-
-    def preempt():
-        early.append(engine._loop.scheduler.running[-1].prompt_logprobs.next_position)
-        push()
-
-    engine._loop.scheduler._preempt_newest = preempt
-    outputs = engine.generate(prompts, params, routed(SmallOnly()), use_tqdm=False)
-    assert any(early), early  # the prompt was scored in part
-    for output, asked in zip(outputs, params, strict=True):
-        check(output, asked)
-        check_prompt_logprobs(output, TABLES[0], 1)
-    check_pages(engine)
-
-
-def test_an_unfinished_prompt_has_no_logprobs():
-    engine = Engine(model_of(TABLES[0]), kv_cache_bytes=KV, max_batch_size=1, max_batch_tokens=8)
-    engine.add_request("a", LONG, SamplingParams(prompt_logprobs=0))
-    engine.advance()
-    engine.abort("a")
-    output = engine.advance()[-1].output
-    assert (output.outputs[0].finish_reason, output.prompt_logprobs) == ("abort", None)
-
-
-# The prompt's length.
-
-
-@pytest.mark.parametrize(("num_kept", "expected"), [(1, 1), (5, 5), (10_000, None), (None, None)])
-def test_the_prompts_last_tokens_are_kept(num_kept, expected):
-    engine = Engine(*map(model_of, TABLES), kv_cache_bytes=KV)
-    whole = TEXT.encode(LONG, allow_special=True)
-    sampling = SamplingParams(temperature=0, max_tokens=4, truncate_prompt_tokens=num_kept, prompt_logprobs=0)
-    for prompt in (LONG, whole):
-        (output,) = engine.generate([prompt], sampling, routed(GlimpRouter(3.6)), use_tqdm=False)
-        assert output.prompt_token_ids == whole[-(expected or len(whole)) :]
-        check(output, sampling)
-        check_prompt_logprobs(output, TABLES[0], 0)
-
-
-@pytest.mark.parametrize("length", [63, 64, 500, 40_000])
-def test_a_prompt_that_is_too_long_is_cut_to_the_models_context(length):
-    engine = Engine(*map(model_of, TABLES), kv_cache_bytes=KV, max_model_len=64)
-    sampling = SamplingParams(temperature=0, truncate_prompt_tokens=-1)
-    (output,) = engine.generate(["x" * length], sampling, routed(SmallOnly()), use_tqdm=False)
-    assert output.error is None
-    assert output.prompt_token_ids == [id_of("x")] * 63
-    (refused,) = engine.generate(["x" * (length + 1)], SamplingParams(truncate_prompt_tokens=64), use_tqdm=False)
-    assert "prompt has 64 tokens" in refused.error
-
-
 # Two vocabularies.
 
 
@@ -462,26 +222,26 @@ def test_special_tokens_that_are_mapped(tmp_path):
 
 @pytest.fixture
 def ahead(monkeypatch):
-    """An engine that runs ahead, of models that like to write letters; at most ticks there is nothing to ban."""
+    """(an engine that runs ahead, its tables): they like to write letters; at most ticks there is nothing to ban."""
     monkeypatch.setattr(EngineConfig, "has_graphs", True)
     monkeypatch.setattr(EngineConfig, "runs_ahead", True)
     lettered = [table.clone() for table in TABLES]
     for table in lettered:
         table[:, list(LETTERS)] += 8.0
-    monkeypatch.setitem(globals(), "TABLES", lettered)
-    return Engine(*map(model_of, lettered), device="cpu", ops="reference", kv_cache_bytes=KV)
+    return Engine(*map(model_of, lettered), device="cpu", ops="reference", kv_cache_bytes=KV), lettered
 
 
 @pytest.mark.parametrize("router", [SmallOnly(), GlimpRouter(math.inf), LargeOnly()], ids=str)
 def test_a_word_comes_to_its_last_token_while_the_device_runs_ahead(ahead, router):
     free = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
-    (output,) = ahead.generate([PROMPT], free, routed(router), use_tqdm=False)
+    engine, tables = ahead
+    (output,) = engine.generate([PROMPT], free, routed(router), use_tqdm=False)
     text = output.outputs[0].text
     words = sorted({a + b for a, b in pairwise(text) if {a, b} <= set("abc")})[:3]  # each of them would come
     assert words
     banned = dataclasses.replace(free, bad_words=words)
-    (output,) = ahead.generate([PROMPT], banned, routed(router), use_tqdm=False)
-    check(output, banned)
+    (output,) = engine.generate([PROMPT], banned, routed(router), use_tqdm=False)
+    check(output, banned, tables)
     assert not any(word in output.outputs[0].text for word in words)
 
 

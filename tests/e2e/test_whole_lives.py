@@ -9,7 +9,8 @@ import signal
 import time
 
 import pytest
-from life import Life, random_options
+from life import Life
+from random_requests import random_options
 
 from glimp_engine import Engine
 from glimp_engine.config import EngineConfig
