@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimp_engine.execution.batch import Batch, Row
+from glimp_engine.execution.batch import Batch
 from glimp_engine.execution.static_batch import StaticBatch
 from glimp_engine.routing import Model
-from glimp_engine.sequences import SampledToken, Use
+from glimp_engine.sequences import Row, SampledToken, Use
 from glimp_engine.text import Boundary, BoundaryTable
 
 __all__ = ["Ahead", "Body", "CudaLoop", "DecodeLoop", "Launch", "PlainLoop"]

@@ -65,6 +65,7 @@ GOOD_SAMPLING = {
     "truncate_prompt_tokens": [None, -1, 1],
 }
 BAD_ROUTING = {
+    "speculation": ["on", None, True],
     "router": [None, "glimp", 1.0, type],
     "answer_model": ["", "both", None, 1],
     "max_thinking_tokens": [-1, 1.0, None],

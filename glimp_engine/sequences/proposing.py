@@ -1,0 +1,178 @@
+"""How many tokens are proposed to the model that writes, and by whom: as many as pay.
+
+Sequences that wait for a model's token can be given more than one row of its next forward, with proposals in between.
+One more proposal pays while
+
+    chance that all are confirmed * value of a token > time of one more row + time to make the proposal
+
+where times are measured means of the ticks with as many tokens, each sequence's share of them, and the value of a
+token is the time that it takes at the best depth. With many sequences, or a small model that is not much faster, no
+proposal pays: then this is plain decoding.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from glimp_engine.outputs import Proposer
+from glimp_engine.routing import Model
+from glimp_engine.sequences.acceptance import Acceptance
+from glimp_engine.sequences.awaited import Use
+from glimp_engine.sequences.sequence import Sequence
+from glimp_engine.sequences.tick_times import TickTimes
+from glimp_engine.sequences.token_stream import TokenStream
+from glimp_engine.speculation import Speculation
+
+__all__ = ["Proposing"]
+
+PRICES_HOLD = 32  # ticks, then they are looked up again
+MIN_AHEAD = 32  # tokens that a sequence is thought to go on for at least, when a catch-up has to pay for itself
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Seconds, each sequence's share of those that are proposed to together."""
+
+    ticks: list[float]  # of the writer, by the number of proposals that a sequence has in it
+    proposal: float  # of a tick of the small model
+
+    def row(self, num_proposals: int) -> float:
+        """What the last of so many proposals costs the writer."""
+        return max(self.ticks[num_proposals] - self.ticks[num_proposals - 1], 0.0)
+
+    def token(self, chance: float) -> float:
+        """What a token takes at the best depth, if each proposal of the small model's has this chance."""
+        best, expected, power = self.ticks[0], 1.0, 1.0
+        for depth in range(1, len(self.ticks)):
+            power *= chance
+            expected += power
+            best = min(best, (self.ticks[depth] + depth * self.proposal) / expected)
+        return best
+
+
+class Proposing:
+    """Decides for each sequence, before a tick is planned, what is put behind its written tokens."""
+
+    def __init__(self, speculation: Speculation, times: TickTimes, acceptance: Acceptance) -> None:
+        self._speculation = speculation
+        self._proposers = speculation.proposers
+        self._times = times
+        self._acceptance = acceptance
+        self._prices: dict[tuple[Model, int, int], Prices] = {}
+        self._num_ticks = 0
+
+    def prepare(self, running: list[Sequence]) -> Iterator[Sequence]:
+        """Extend the proposals of all that wait for a token, one after the other, and say which model they wait for."""
+        if not self._speculation.proposers:
+            return
+        self._num_ticks += 1
+        if self._num_ticks % PRICES_HOLD == 0:
+            self._prices.clear()
+        writing: tuple[list[Sequence], ...] = ([], [])
+        num_others = 0
+        for sequence in running:
+            if is_open(sequence):
+                writing[sequence.writer].append(sequence)
+            else:
+                num_others += sequence.model is Model.SMALL
+        for model in Model:
+            if writing[model]:
+                prices = self._prices_of(model, len(writing[model]), num_others)
+                for sequence in writing[model]:
+                    yield sequence  # so that a fault in what follows is known to be its own
+                    self._extend(sequence, model, prices)
+
+    def learn(self, sequence: Sequence) -> None:
+        """A sequence has written: what has become of its proposals."""
+        for outcome in sequence.outcomes:
+            if outcome.is_confirmed is not None:
+                chance = self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence)
+                sequence.record.add(outcome, chance)
+                self._acceptance.learn(outcome)
+        sequence.record.forget()
+        sequence.outcomes.clear()
+
+    def _extend(self, sequence: Sequence, model: Model, prices: Prices) -> None:
+        """Add the proposals that pay, up to one that the small model has to run for; else let the writer run."""
+        stream = sequence.streams.of(model)
+        is_paired = model is Model.LARGE and sequence.streams.is_shared and Proposer.SMALL in self._proposers
+        next_chance = self._chance(sequence, Proposer.SMALL, None) if is_paired else 0.0
+        value = prices.token(next_chance) if is_paired else prices.ticks[0]
+        chain = 1.0
+        for proposal in stream.proposals:
+            chain *= self._chance(sequence, proposal.proposer, proposal.evidence)
+        room = min(self._speculation.max_tokens, sequence.num_tokens_left - 1)
+        while len(stream.proposals) < room and not sequence.has_proposed_end:
+            row = prices.row(len(stream.proposals) + 1)
+            if chain * value <= row:
+                break
+            chance, option = self._best_known(sequence, stream, is_paired)
+            gain = chain * chance * value - row
+            is_unasked = is_paired and len(stream) not in stream.draws[Model.SMALL]
+            if (
+                is_unasked
+                and chain * next_chance * value - row - prices.proposal > max(gain, 0.0)
+                and (stream.proposals or self._pays_catch_up(sequence, prices, value))
+            ):
+                return sequence.await_proposal()
+            if option is None or gain <= 0:
+                break
+            chain *= chance
+            sequence.propose(model, *option)
+        if sequence.awaited.use is Use.PROPOSAL:
+            sequence.await_token()
+        return None
+
+    def _best_known(
+        self, sequence: Sequence, stream: TokenStream, is_paired: bool
+    ) -> tuple[float, tuple[int, Proposer, float] | None]:
+        """(chance, (token, proposer, evidence)) of the likeliest next token that nothing has to be run for."""
+        best: tuple[float, tuple[int, Proposer, float] | None] = 0.0, None
+        drawn = stream.draws[Model.SMALL].get(len(stream)) if is_paired else None
+        if drawn is not None and drawn.logprob == drawn.logprob:
+            evidence = math.exp(drawn.logprob)
+            token = sequence.streams.in_stream(Model.SMALL, drawn.token_id)
+            best = self._chance(sequence, Proposer.SMALL, evidence), (token, Proposer.SMALL, evidence)
+        if Proposer.NGRAM in self._proposers:
+            token, length = stream.ngrams.find(stream.tokens, stream.num_written)
+            if length:
+                chance = self._chance(sequence, Proposer.NGRAM, length)
+                best = max(best, (chance, (token, Proposer.NGRAM, float(length))), key=lambda each: each[0])
+        return best
+
+    def _chance(self, sequence: Sequence, proposer: Proposer, evidence: float | None) -> float:
+        """That a proposal is confirmed, if those before it are; without evidence, of one that isn't made yet."""
+        acceptance = self._acceptance
+        general = acceptance.of_next(proposer) if evidence is None else acceptance.of(proposer, evidence)
+        return min(general * sequence.record.factor(proposer), 1.0)
+
+    def _pays_catch_up(self, sequence: Sequence, prices: Prices, value: float) -> bool:
+        """Whether what the small model has to read first is worth it; before a glimpse it has to read it anyway."""
+        stream = sequence.stream
+        unseen = stream.num_written - stream.table.next_run(Model.SMALL, len(stream))[0]
+        if unseen <= 1 or sequence.is_glimpsed_next:
+            return True
+        num_written = len(sequence.transcript.token_ids)
+        num_ahead = min(max(MIN_AHEAD, num_written), sequence.num_tokens_left)
+        return num_written > 0 and num_ahead * (prices.ticks[0] - value) > self._times.of(Model.SMALL, unseen)
+
+    def _prices_of(self, model: Model, num_sequences: int, num_others: int) -> Prices:
+        key = model, num_sequences, num_others
+        if key not in self._prices:
+            depths = range(self._speculation.max_tokens + 2)
+            ticks = [self._times.of(model, num_sequences * (depth + 1)) / num_sequences for depth in depths]
+            alone = self._times.of(Model.SMALL, num_others) if num_others else 0.0
+            both = self._times.of(Model.SMALL, num_others + num_sequences)
+            self._prices[key] = Prices(ticks, max(both - alone, 0.0) / num_sequences)
+        return self._prices[key]
+
+
+def is_open(sequence: Sequence) -> bool:
+    """Whether tokens may be proposed to whoever writes the sequence now."""
+    awaited = sequence.awaited
+    return (
+        awaited.use in (Use.TOKEN, Use.PROPOSAL)
+        and awaited.num_unborn == 0
+        and sequence.request.routing.speculation == "auto"
+        and sequence.prompt_logprobs.next_position is None
+    )
