@@ -147,7 +147,7 @@ class DecodingLoop:
             self._go_on(sequence, now)
             for child in newborn:
                 self._follow(child, partial(child.follow, first_tokens[child.index], now), now)
-        self.meter.count_outcomes(sequence.outcomes)
+        self.meter.count_outcomes(sequence.proposals.outcomes)
         self.scheduler.proposing.learn(sequence)
 
     def _go_on(self, sequence: Sequence, now: float) -> None:

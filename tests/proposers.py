@@ -2,7 +2,7 @@
 
 import random
 
-from glimp_engine import Model, Proposer
+from glimp_engine import Proposer
 from glimp_engine.sequences.proposing import is_open
 
 
@@ -25,26 +25,21 @@ class Whims:
                 self.extend(sequence)
 
     def extend(self, sequence):
-        model = sequence.writer
-        stream = sequence.streams.of(model)
-        is_paired = model is Model.LARGE and sequence.streams.is_shared
+        proposals = sequence.proposals
+        stream = proposals.stream
         room = min(self.depth, sequence.num_tokens_left - 1)
         while len(stream.proposals) < room and not (self.is_random and self.rng.random() < 0.2):
-            drawn = stream.draws[Model.SMALL].get(len(stream)) if is_paired else None
-            if drawn is not None and self.rng.random() < 0.9:
-                token = sequence.streams.in_stream(Model.SMALL, drawn.token_id)
-                sequence.propose(model, token, Proposer.SMALL, 0.5)
-            elif is_paired and drawn is None and self.rng.random() < self.share_small:
-                return sequence.await_proposal()
+            if proposals.small_draw is not None and self.rng.random() < 0.9:
+                proposals.add(proposals.small_draw[0], Proposer.SMALL, 0.5)
+            elif proposals.can_ask and self.rng.random() < self.share_small:
+                return proposals.await_small()
             elif self.share_small < 1:
-                sequence.propose(model, self.any_token(sequence, stream), Proposer.NGRAM, 3.0)
+                proposals.add(self.any_token(sequence, stream), Proposer.NGRAM, 3.0)
             else:
                 break
         if self.is_random and self.rng.random() < 0.1:
             stream.drop_proposals(self.rng.randrange(len(stream.proposals) + 1))
-        if sequence.writer is not sequence.model:
-            sequence.await_token()
-        return None
+        return proposals.await_writer()
 
     def any_token(self, sequence, stream):
         known = self.knows.get((sequence.request.request_id, sequence.index), [])
@@ -54,5 +49,5 @@ class Whims:
         return self.rng.randrange(self.vocab_size)
 
     def learn(self, sequence):
-        self.outcomes += sequence.outcomes
-        sequence.outcomes.clear()
+        self.outcomes += sequence.proposals.outcomes
+        sequence.proposals.outcomes.clear()

@@ -8,6 +8,7 @@ from glimp_engine.sequences.phases import Phases
 from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.steps import StepLog
 from glimp_engine.sequences.streams import Streams
+from glimp_engine.sequences.token_stream import StreamMark
 from glimp_engine.sequences.transcript import Transcript
 from glimp_engine.text import Boundary, Text
 
@@ -23,6 +24,7 @@ class OpenDraft:
         """All that is given is as it is before the step is opened; both models' streams end there."""
         self.events: list[Event] = []  # that nobody has been told yet
         self.boundary = Boundary.NONE  # that ended it
+        self.question_mark: StreamMark | None = None  # where the large model's stream stood before it was asked
         self.stream_marks = streams.mark()  # at the draft's beginning, as are the next two
         self._transcript_mark = transcript.mark()
         self._phases_mark = phases.mark()

@@ -20,7 +20,6 @@ from glimp_engine.sequences.acceptance import Acceptance
 from glimp_engine.sequences.awaited import Use
 from glimp_engine.sequences.sequence import Sequence
 from glimp_engine.sequences.tick_times import TickTimes
-from glimp_engine.sequences.token_stream import TokenStream
 from glimp_engine.speculation import Speculation
 
 __all__ = ["Proposing"]
@@ -72,7 +71,7 @@ class Proposing:
         num_others = 0
         for sequence in running:
             if is_open(sequence):
-                writing[sequence.writer].append(sequence)
+                writing[sequence.proposals.writer].append(sequence)
             else:
                 num_others += sequence.model is Model.SMALL
         for model in Model:
@@ -80,73 +79,63 @@ class Proposing:
                 prices = self._prices_of(model, len(writing[model]), num_others)
                 for sequence in writing[model]:
                     yield sequence  # so that a fault in what follows is known to be its own
-                    self._extend(sequence, model, prices)
+                    self._extend(sequence, prices)
 
     def learn(self, sequence: Sequence) -> None:
         """A sequence has written: what has become of its proposals."""
-        for outcome in sequence.outcomes:
+        outcomes, record = sequence.proposals.outcomes, sequence.proposals.record
+        for outcome in outcomes:
             if outcome.is_confirmed is not None:
-                chance = self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence)
-                sequence.record.add(outcome, chance)
+                record.add(outcome, self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence))
                 self._acceptance.learn(outcome)
-        sequence.record.forget()
-        sequence.outcomes.clear()
+        record.forget()
+        outcomes.clear()
 
-    def _extend(self, sequence: Sequence, model: Model, prices: Prices) -> None:
+    def _extend(self, sequence: Sequence, prices: Prices) -> None:
         """Add the proposals that pay, up to one that the small model has to run for; else let the writer run."""
-        stream = sequence.streams.of(model)
-        is_paired = model is Model.LARGE and sequence.streams.is_shared and Proposer.SMALL in self._proposers
-        next_chance = self._chance(sequence, Proposer.SMALL, None) if is_paired else 0.0
-        value = prices.token(next_chance) if is_paired else prices.ticks[0]
-        chain = 1.0
-        for proposal in stream.proposals:
-            chain *= self._chance(sequence, proposal.proposer, proposal.evidence)
+        proposals = sequence.proposals
+        placed = proposals.stream.proposals
+        may_ask = proposals.is_paired and Proposer.SMALL in self._proposers
+        next_chance = self._chance(sequence, Proposer.SMALL, None) if may_ask else 0.0
+        value = prices.token(next_chance) if may_ask else prices.ticks[0]
+        chain = math.prod(self._chance(sequence, each.proposer, each.evidence) for each in placed)
         room = min(self._speculation.max_tokens, sequence.num_tokens_left - 1)
-        while len(stream.proposals) < room and not sequence.has_proposed_end:
-            row = prices.row(len(stream.proposals) + 1)
+        while len(placed) < room and not proposals.are_at_end:
+            row = prices.row(len(placed) + 1)
             if chain * value <= row:
                 break
-            chance, option = self._best_known(sequence, stream, is_paired)
+            chance, known = self._best_known(sequence)
             gain = chain * chance * value - row
-            is_unasked = is_paired and len(stream) not in stream.draws[Model.SMALL]
-            if (
-                is_unasked
-                and chain * next_chance * value - row - prices.proposal > max(gain, 0.0)
-                and (stream.proposals or self._pays_catch_up(sequence, prices, value))
-            ):
-                return sequence.await_proposal()
-            if option is None or gain <= 0:
+            gain_if_asked = chain * next_chance * value - row - prices.proposal
+            if may_ask and proposals.can_ask and gain_if_asked > max(gain, 0.0) and self._pays(sequence, prices, value):
+                return proposals.await_small()
+            if known is None or gain <= 0:
                 break
             chain *= chance
-            sequence.propose(model, *option)
-        if sequence.awaited.use is Use.PROPOSAL:
-            sequence.await_token()
-        return None
+            proposals.add(*known)
+        return proposals.await_writer()
 
-    def _best_known(
-        self, sequence: Sequence, stream: TokenStream, is_paired: bool
-    ) -> tuple[float, tuple[int, Proposer, float] | None]:
+    def _best_known(self, sequence: Sequence) -> tuple[float, tuple[int, Proposer, float] | None]:
         """(chance, (token, proposer, evidence)) of the likeliest next token that nothing has to be run for."""
         best: tuple[float, tuple[int, Proposer, float] | None] = 0.0, None
-        drawn = stream.draws[Model.SMALL].get(len(stream)) if is_paired else None
-        if drawn is not None and drawn.logprob == drawn.logprob:
-            evidence = math.exp(drawn.logprob)
-            token = sequence.streams.in_stream(Model.SMALL, drawn.token_id)
-            best = self._chance(sequence, Proposer.SMALL, evidence), (token, Proposer.SMALL, evidence)
+        drawn, stream = sequence.proposals.small_draw, sequence.proposals.stream
+        if drawn is not None and Proposer.SMALL in self._proposers:
+            evidence = math.exp(drawn[1])
+            best = self._chance(sequence, Proposer.SMALL, evidence), (drawn[0], Proposer.SMALL, evidence)
         if Proposer.NGRAM in self._proposers:
             token, length = stream.ngrams.find(stream.tokens, stream.num_written)
-            if length:
-                chance = self._chance(sequence, Proposer.NGRAM, length)
-                best = max(best, (chance, (token, Proposer.NGRAM, float(length))), key=lambda each: each[0])
+            chance = self._chance(sequence, Proposer.NGRAM, length) if length else 0.0
+            if chance > best[0]:
+                best = chance, (token, Proposer.NGRAM, float(length))
         return best
 
     def _chance(self, sequence: Sequence, proposer: Proposer, evidence: float | None) -> float:
         """That a proposal is confirmed, if those before it are; without evidence, of one that isn't made yet."""
         acceptance = self._acceptance
         general = acceptance.of_next(proposer) if evidence is None else acceptance.of(proposer, evidence)
-        return min(general * sequence.record.factor(proposer), 1.0)
+        return min(general * sequence.proposals.record.factor(proposer), 1.0)
 
-    def _pays_catch_up(self, sequence: Sequence, prices: Prices, value: float) -> bool:
+    def _pays(self, sequence: Sequence, prices: Prices, value: float) -> bool:
         """Whether what the small model has to read first is worth it; before a glimpse it has to read it anyway."""
         stream = sequence.stream
         unseen = stream.num_written - stream.table.next_run(Model.SMALL, len(stream))[0]
@@ -175,4 +164,5 @@ def is_open(sequence: Sequence) -> bool:
         and awaited.num_unborn == 0
         and sequence.request.routing.speculation == "auto"
         and sequence.prompt_logprobs.next_position is None
+        and sequence.proposals.stream.table.is_attached  # else the prefix cache would be asked for proposals
     )

@@ -58,8 +58,9 @@ class Row:
 
     def seen(self) -> Counter[int]:
         """How often each token stands before it, for penalties; empty where nothing is to be written."""
-        is_judged = self.sequence.awaited.use is Use.SCORE
-        if not self.sequence.request.sampling.has_penalties or self.is_of_prompt or is_judged:
+        stream = self.sequence.stream
+        is_answer = self.sequence.awaited.use is Use.SCORE and self.place == len(stream)
+        if not self.sequence.request.sampling.has_penalties or self.is_of_prompt or is_answer:
             return Counter()
         return self.sequence.stream.counts(self.place)
 
@@ -85,18 +86,18 @@ def places(sequence: Sequence, start: int, end: int) -> list[int]:
     """Where a forward over positions start:end draws for the sequence itself, in ascending order.
 
     Within the prompt: each token whose log-probability is asked for. Then the stream's end, and before it each place
-    that has a proposal: whoever runs over it may have to write there. A question's forward samples too what the large model would write in the draft's
-    place, and after the draft: if a step is taken back, the one that replaces it begins with that, and no position has
-    to be run again.
+    that has a proposal: whoever runs over it may have to write there. A question's forward samples too what the large
+    model would write in the draft's place, and after the draft: if a step is taken back, the one that replaces it
+    begins with that, and no position has to be run again.
     """
     stream, awaited = sequence.stream, sequence.awaited
     wanted = list(sequence.prompt_logprobs.places(start, end))
     if awaited.use is not Use.SCORE:
         return [*wanted, *range(max(stream.num_written, start + 1), end + 1)]
-    if sequence.draft is not None and not sequence.request.sampling.follows_text:
+    if sequence.draft is not None:
         judged = (sequence.draft.stream_marks[-1].num_tokens, len(stream) - awaited.num_question_tokens)
         wanted += [place for place in judged if start < place <= end]
-    return wanted + [end] if end == len(stream) else wanted
+    return [*wanted, end] if end == len(stream) else wanted
 
 
 def first_place(sequence: Sequence) -> int:

@@ -175,9 +175,9 @@ class Scheduler:
 
     def _drop_proposals(self) -> bool:
         """Take back all proposals, and what waits for them; whether there were any."""
-        with_some = [sequence for sequence in self.running if sequence.has_proposals]
+        with_some = [sequence for sequence in self.running if sequence.proposals]
         for sequence in with_some:
-            sequence.drop_proposals()
+            sequence.proposals.drop()
         return bool(with_some)
 
     def _preempt_newest(self) -> None:

@@ -10,19 +10,19 @@ part of a life has an owner: see the attributes.
 import math
 
 from glimp_engine.errors import RequestError
-from glimp_engine.outputs import CompletionOutput, Event, FinishReason, Proposer, StepEnd, StepStart, Token
+from glimp_engine.outputs import CompletionOutput, Event, FinishReason, StepEnd, StepStart, Token
 from glimp_engine.routing import Glimpse, Model, RouteContext, Verdict
-from glimp_engine.sequences.acceptance import Record
 from glimp_engine.sequences.awaited import Awaited, Use
 from glimp_engine.sequences.drafts import OpenDraft, encode_question, read_score
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.phases import Phases
 from glimp_engine.sequences.prompt_logprobs import make_prompt_logprobs
+from glimp_engine.sequences.proposals import Proposals
 from glimp_engine.sequences.request import Request
 from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.steps import StepLog
 from glimp_engine.sequences.streams import Streams
-from glimp_engine.sequences.token_stream import Outcome, Proposal, TokenStream
+from glimp_engine.sequences.token_stream import TokenStream
 from glimp_engine.sequences.transcript import Transcript, Voice
 from glimp_engine.text import Boundary, ThinkingMarks
 
@@ -40,10 +40,9 @@ class Sequence:
         self.phases = Phases(request)  # thinking and answer, and their budgets
         self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
         self.awaited = Awaited(num_unborn=request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
+        self.proposals = Proposals(streams, self.awaited, voices)  # behind what is written, for the writer to confirm
         self.prompt_logprobs = make_prompt_logprobs(request, index, streams)
         self.draft: OpenDraft | None = None  # the open step, while it may be taken back
-        self.outcomes: list[Outcome] = []  # of proposals, for whoever learns from them
-        self.record = Record()  # how well its proposals have done
         self.finish_reason: FinishReason | None = None
         self.held_back_text = ""  # until it was known that no stop string comes
         self.error: str | None = None
@@ -117,44 +116,6 @@ class Sequence:
         sampled = self._checked(draw)
         return self._take_glimpse(sampled, now) if self.awaited.use is Use.GLIMPSE else self.write(sampled, now)
 
-    # Proposals, behind what is written: whoever decides on them calls these.
-
-    @property
-    def writer(self) -> Model:
-        """The model that writes what comes next."""
-        return Model.LARGE if self.awaited.use is Use.PROPOSAL else self.awaited.model
-
-    @property
-    def has_proposed_end(self) -> bool:
-        """Whether nothing can follow the last proposal."""
-        stream = self.streams.of(self.writer)
-        return bool(stream.proposals) and stream.tokens[-1] in self._voices[stream.vocabulary].text.end_token_ids
-
-    @property
-    def has_proposals(self) -> bool:
-        """Whether there are any, or one is awaited."""
-        return self.awaited.use is Use.PROPOSAL or any(stream.proposals for stream in self.streams.distinct())
-
-    def drop_proposals(self) -> None:
-        """Go on from what is written."""
-        for stream in self.streams.distinct():
-            stream.drop_proposals()
-        if self.awaited.use is Use.PROPOSAL:
-            self.await_token()
-
-    def propose(self, writer: Model, token_id: int, proposer: Proposer, evidence: float) -> None:
-        """Put a token, in the ids of the writer's stream, behind those that are written or proposed."""
-        stream = self.streams.of(writer)
-        stream.propose(token_id, Proposal(proposer, evidence, len(stream.proposals)))
-
-    def await_proposal(self) -> None:
-        """The small model runs next, and what it draws may be proposed to the large one, who writes."""
-        self.awaited.model, self.awaited.use = Model.SMALL, Use.PROPOSAL
-
-    def await_token(self) -> None:
-        """The large model runs next, over the proposals too."""
-        self.awaited.model, self.awaited.use = Model.LARGE, Use.TOKEN
-
     def _checked(self, sampled: SampledToken) -> SampledToken:
         if math.isnan(sampled.entropy):
             raise RequestError(f"the {self.model} model's logits are not numbers")
@@ -175,7 +136,9 @@ class Sequence:
     def _take_score(self, sampled: SampledToken, now: float) -> list[Event]:
         """Take the question back, and let the router judge the draft by the answer."""
         awaited = self.awaited
-        self.streams.truncate(Model.LARGE, len(self.stream) - awaited.num_question_tokens)
+        assert self.draft is not None
+        assert self.draft.question_mark is not None
+        self.streams.restore_one(Model.LARGE, self.draft.question_mark)
         awaited.use, awaited.num_question_tokens = Use.TOKEN, 0
         self._run_next(Model.SMALL)
         return self._judge(read_score(self._voices[Model.LARGE].text, sampled), now)
@@ -189,7 +152,7 @@ class Sequence:
             raise RequestError(
                 f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
             )
-        self._count(self.streams.write(self.model, sampled.token_id))
+        self.steps.count_proposals(*self.proposals.count(self.streams.write(self.model, sampled.token_id)))
         text, boundary = self.transcript.write(self.model, sampled)
         boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
         self._mark_written()
@@ -297,6 +260,7 @@ class Sequence:
         if len(self.stream) + len(question_ids) > self.request.max_model_len:
             self._run_next(Model.SMALL)
             return self._keep_draft() + self._follow(boundary, now)
+        self.draft.question_mark = self.stream.mark()
         for token_id in question_ids:
             self.streams.write(Model.LARGE, token_id)
         self.awaited.use, self.awaited.num_question_tokens = Use.SCORE, len(question_ids)
@@ -397,12 +361,6 @@ class Sequence:
 
     def _is_out_of_room(self) -> bool:
         return self.num_tokens_left == 0
-
-    def _count(self, outcomes: list[Outcome]) -> None:
-        """What a token of the model that writes says of proposals, its own not among them."""
-        if outcomes and not (self.model is Model.SMALL and outcomes[0].proposal.proposer is Proposer.SMALL):
-            self.outcomes += outcomes
-            self.steps.count_proposals(len(outcomes), sum(bool(each.is_confirmed) for each in outcomes))
 
     def _mark_written(self) -> None:
         assert self.transcript.writer is not None

@@ -134,10 +134,10 @@ class Streams:
         for stream in self.distinct():
             stream.table.release(stream.tokens)
 
-    def truncate(self, model: Model, num_tokens: int) -> None:
-        """Keep the first num_tokens tokens of the model's stream."""
+    def restore_one(self, model: Model, mark: StreamMark) -> None:
+        """Take the model's stream back to where it stood; the other goes on if it has one of its own."""
         seen = self.positions_seen()
-        self._of[model].truncate(num_tokens)
+        self._of[model].restore(mark)
         self._forget(seen)
 
     def mark(self) -> list[StreamMark]:

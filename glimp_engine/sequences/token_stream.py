@@ -118,7 +118,11 @@ class TokenStream:
         """How often each token stands between the prompt and the place; the prompt's other tokens have 0."""
         if not self._counts:
             self._counts.update(dict.fromkeys(self.tokens[: self.num_prompt_tokens], 0))
-        num_written = self.num_written
+        if place < self._num_counted:  # as when a draft is judged
+            counts = Counter(dict.fromkeys(self.tokens[: self.num_prompt_tokens], 0))
+            counts.update(self.tokens[self.num_prompt_tokens : place])
+            return counts
+        num_written = min(self.num_written, place)
         self._counts.update(self.tokens[self._num_counted : num_written])
         self._num_counted = num_written
         if place == num_written:
