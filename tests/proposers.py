@@ -28,7 +28,9 @@ class Whims:
         proposals = sequence.proposals
         stream = proposals.stream
         room = min(self.depth, sequence.num_tokens_left - 1)
-        while len(stream.proposals) < room and not (self.is_random and self.rng.random() < 0.2):
+        while len(stream.proposals) < room and not proposals.are_at_end:
+            if self.is_random and self.rng.random() < 0.2:
+                break
             if proposals.small_draw is not None and self.rng.random() < 0.9:
                 proposals.add(proposals.small_draw[0], Proposer.SMALL, 0.5)
             elif proposals.can_ask and self.rng.random() < self.share_small:
