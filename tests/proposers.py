@@ -3,6 +3,7 @@
 import random
 
 from glimp_engine import Proposer
+from glimp_engine.sequences.proposals import Wanted
 from glimp_engine.sequences.proposing import is_open
 
 
@@ -34,7 +35,8 @@ class Whims:
             if proposals.small_draw is not None and self.rng.random() < 0.9:
                 proposals.add(proposals.small_draw[0], Proposer.SMALL, 0.5)
             elif proposals.can_ask and self.rng.random() < self.share_small:
-                return proposals.await_small()
+                wanted = Wanted(room - len(stream.proposals), -99.0)
+                return proposals.await_small(Wanted(self.rng.randint(1, 5), -1.5) if self.is_random else wanted)
             elif self.share_small < 1:
                 proposals.add(self.any_token(sequence, stream), Proposer.NGRAM, 3.0)
             else:

@@ -1,5 +1,8 @@
 """A sequence's proposals: who is asked for them, who has to confirm them, and what has become of them."""
 
+import math
+from dataclasses import dataclass
+
 from glimp_engine.outputs import Proposer
 from glimp_engine.routing import Model
 from glimp_engine.sequences.acceptance import Record
@@ -8,7 +11,18 @@ from glimp_engine.sequences.streams import Streams
 from glimp_engine.sequences.token_stream import Outcome, Proposal, TokenStream
 from glimp_engine.sequences.transcript import Voice
 
-__all__ = ["Proposals"]
+__all__ = ["ANYTHING", "Proposals", "Wanted"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the small model is asked for, as long as it goes on by itself."""
+
+    num_tokens: int
+    min_logprob: float  # nats; behind a token that is less likely nothing is proposed
+
+
+ANYTHING = Wanted(1 << 30, -math.inf)
 
 
 class Proposals:
@@ -17,6 +31,7 @@ class Proposals:
     def __init__(self, streams: Streams, awaited: Awaited, voices: tuple[Voice, Voice]) -> None:
         self.outcomes: list[Outcome] = []  # for whoever learns from them
         self.record = Record()  # how well they have done
+        self.wanted = ANYTHING  # of the small model, while it proposes
         self._streams = streams
         self._awaited = awaited
         self._voices = voices
@@ -70,13 +85,15 @@ class Proposals:
             stream.drop_proposals()
         self.await_writer()
 
-    def await_small(self) -> None:
+    def await_small(self, wanted: Wanted) -> None:
         """The small model runs next, and what it draws may be proposed to the large one, who writes."""
+        self.wanted = wanted
         self._awaited.model, self._awaited.use = Model.SMALL, Use.PROPOSAL
 
     def await_writer(self) -> None:
         """The model that writes runs next, over the proposals too."""
         if self._awaited.use is Use.PROPOSAL:
+            self.wanted = ANYTHING
             self._awaited.model, self._awaited.use = Model.LARGE, Use.TOKEN
 
     def count(self, outcomes: list[Outcome]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from glimp_engine.outputs import Proposer
 from glimp_engine.routing import Model
 from glimp_engine.sequences.acceptance import Acceptance
 from glimp_engine.sequences.awaited import Use
+from glimp_engine.sequences.proposals import Wanted
 from glimp_engine.sequences.sequence import Sequence
 from glimp_engine.sequences.tick_times import TickTimes
 from glimp_engine.speculation import Speculation
@@ -108,12 +109,20 @@ class Proposing:
             gain = chain * chance * value - row
             gain_if_asked = chain * next_chance * value - row - prices.proposal
             if may_ask and proposals.can_ask and gain_if_asked > max(gain, 0.0) and self._pays(sequence, prices, value):
-                return proposals.await_small()
+                return proposals.await_small(self._wanted(chain * value, next_chance, len(placed), room, prices))
             if known is None or gain <= 0:
                 break
             chain *= chance
             proposals.add(*known)
         return proposals.await_writer()
+
+    def _wanted(self, at_stake: float, chance: float, num_placed: int, room: int, prices: Prices) -> Wanted:
+        """How far the small model may go on by itself, `at_stake` being the worth of a token if it's confirmed."""
+        num_tokens, worth = 1, at_stake * chance * chance
+        while num_placed + num_tokens < room and worth > prices.row(num_placed + num_tokens + 1) + prices.proposal:
+            num_tokens, worth = num_tokens + 1, worth * chance
+        least = (prices.row(num_placed + 2) + prices.proposal) / (at_stake * chance) if at_stake * chance else 1.0
+        return Wanted(num_tokens, math.log(least) if 0 < least < 1 else (0.0 if least >= 1 else -math.inf))
 
     def _best_known(self, sequence: Sequence) -> tuple[float, tuple[int, Proposer, float] | None]:
         """(chance, (token, proposer, evidence)) of the likeliest next token that nothing has to be run for."""

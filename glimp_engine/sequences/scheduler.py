@@ -32,11 +32,6 @@ class Work:
     is_rerun: bool
     pages: list[int]  # that hold these positions
 
-    @property
-    def is_last(self) -> bool:
-        """Whether the forward reaches the stream's last token, so that the next one can be sampled."""
-        return self.end == len(self.sequence.stream)
-
 
 @dataclass(frozen=True)
 class Plan:

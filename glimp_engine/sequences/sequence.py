@@ -77,8 +77,9 @@ class Sequence:
 
     @property
     def small_below(self) -> float:
-        """Nats below which a glimpse certainly leaves the next step to the small model."""
-        return self.request.needs.small_below if self.is_glimpsed_next else math.inf
+        """Nats below which a glimpse certainly leaves the next step to the small model; what it proposes is none."""
+        is_glimpsed = self.is_glimpsed_next and self.awaited.use is not Use.PROPOSAL
+        return self.request.needs.small_below if is_glimpsed else math.inf
 
     @property
     def draw(self) -> SampledToken | None:
