@@ -64,6 +64,22 @@ def test_a_token_says_whose_proposal_it_confirmed_and_which_it_refused(
         assert (Proposer.SMALL in told) == (not isinstance(router, SmallOnly))
 
 
+def test_what_was_refused_is_told_in_the_writers_ids(small_path, cousin_path):
+    class EndNow(Whims):
+        def any_token(self, sequence, stream):
+            return ends[Model.SMALL]  # the stream is in the small model's ids
+
+    engine = Engine(small_path, cousin_path)
+    ends = [text.token_of(b"<|im_end|>", is_special=True) for text in engine._dictionary.texts]
+    assert ends[Model.SMALL] != ends[Model.LARGE]
+    for router, model in ((SmallOnly(), Model.SMALL), (LargeOnly(), Model.LARGE)):
+        engine._loop.scheduler.proposing = EndNow(depth=1, is_random=False, share_small=0)
+        events = list(engine.stream(PROMPTS[1], SAMPLED, routing(router)))
+        refused = [token_id for event in events if isinstance(event, Token) for token_id in event.refused]
+        assert set(refused) == {ends[model]}
+        assert engine.token_text(refused[0], model) == "<|im_end|>"
+
+
 @pytest.mark.parametrize("router", [GlimpRouter(2.2), LargeOnly(), StepEntropyRouter(2.0)], ids=repr)
 def test_events_steps_and_counters_agree(small_path, router):
     engine = Engine(small_path, small_path)
