@@ -65,7 +65,8 @@ class Engine:
     With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`, and with `loop` device, or auto where
     that was built, a model decodes on without the host. With `batch_invariant` a request's tokens don't depend on what
     else is in the batch, which native ops promise anyway.
-    `speculation` is auto, off, or a Speculation: who proposes tokens to the model that writes; none changes with it.
+    `speculation` is auto, off, a spec as small+ngram:4, or a Speculation: who proposes tokens to the model that writes;
+    none changes with it.
 
     Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
             page_size, max_model_len and max_batch_tokens in tokens. With skip_code_fences a blank line inside a code

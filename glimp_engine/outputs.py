@@ -141,6 +141,8 @@ class Token:
     token_id: int
     text: str  # what this token completes: whole characters, without what a stop string may yet take back
     logprob: float | None
+    proposer: Proposer | None = None  # whose proposal it confirmed; None: nobody's
+    refused: tuple[int, ...] = ()  # proposals, in its model's ids, that it took the place of, and those behind them
 
 
 @dataclass(frozen=True)

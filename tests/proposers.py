@@ -10,7 +10,7 @@ from glimp_engine.sequences.proposing import is_open
 class Whims:
     """Proposes up to `depth` tokens at a time, or any number up to it: the small model's, or right, wrong, at random.
 
-    `knows` are the tokens that will be written, by request, where they are known.
+    `knows` are the tokens that will be written, by (request id, index), where they are known; by None, of any request.
     """
 
     def __init__(self, seed=0, depth=4, is_random=True, share_small=0.5, vocab_size=300, knows=None):
@@ -46,7 +46,7 @@ class Whims:
         return proposals.await_writer()
 
     def any_token(self, sequence, stream):
-        known = self.knows.get((sequence.request.request_id, sequence.index), [])
+        known = self.knows.get((sequence.request.request_id, sequence.index), self.knows.get(None, []))
         place = len(stream) - stream.num_prompt_tokens
         if place < len(known) and self.rng.random() < 0.7:
             return known[place]

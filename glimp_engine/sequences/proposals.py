@@ -11,7 +11,7 @@ from glimp_engine.sequences.streams import Streams
 from glimp_engine.sequences.token_stream import Outcome, Proposal, TokenStream
 from glimp_engine.sequences.transcript import Voice
 
-__all__ = ["ANYTHING", "Proposals", "Wanted"]
+__all__ = ["ANYTHING", "Checked", "Proposals", "Wanted"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,16 @@ class Wanted:
 
 
 ANYTHING = Wanted(1 << 30, -math.inf)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a token that its writer has written says of others' proposals to it."""
+
+    num_proposed: int = 0
+    num_accepted: int = 0
+    proposer: Proposer | None = None  # whose proposal it confirmed
+    refused: tuple[int, ...] = ()  # proposals that won't be written, in the writer's ids
 
 
 class Proposals:
@@ -96,9 +106,14 @@ class Proposals:
             self.wanted = ANYTHING
             self._awaited.model, self._awaited.use = Model.LARGE, Use.TOKEN
 
-    def count(self, outcomes: list[Outcome]) -> tuple[int, int]:
-        """(proposed, confirmed): what a token that the writer has written says of others' proposals to it."""
-        if not outcomes or (self.writer is Model.SMALL and outcomes[0].proposal.proposer is Proposer.SMALL):
-            return 0, 0
+    def check(self, token_id: int) -> Checked:
+        """Let what the writer has written, in its own ids, stand, and say what it makes of others' proposals to it."""
+        writer, stream = self.writer, self.stream
+        proposed = stream.tokens[stream.num_written :]
+        outcomes = self._streams.write(writer, token_id)
+        if not outcomes or (writer is Model.SMALL and outcomes[0].proposal.proposer is Proposer.SMALL):
+            return Checked()
         self.outcomes += outcomes
-        return len(outcomes), sum(bool(each.is_confirmed) for each in outcomes)
+        if outcomes[0].is_confirmed:
+            return Checked(1, 1, outcomes[0].proposal.proposer)
+        return Checked(len(outcomes), 0, refused=tuple(self._streams.in_ids_of(writer, proposed)))

@@ -10,7 +10,7 @@ part of a life has an owner: see the attributes.
 import math
 
 from glimp_engine.errors import RequestError
-from glimp_engine.outputs import CompletionOutput, Event, FinishReason, StepEnd, StepStart, Token
+from glimp_engine.outputs import CompletionOutput, Event, FinishReason, Proposer, StepEnd, StepStart, Token
 from glimp_engine.routing import Glimpse, Model, RouteContext, Verdict
 from glimp_engine.sequences.awaited import Awaited, Use
 from glimp_engine.sequences.drafts import OpenDraft, encode_question, read_score
@@ -153,13 +153,16 @@ class Sequence:
             raise RequestError(
                 f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
             )
-        self.steps.count_proposals(*self.proposals.count(self.streams.write(self.model, sampled.token_id)))
+        checked = self.proposals.check(sampled.token_id)
+        self.steps.count_proposals(checked.num_proposed, checked.num_accepted)
         text, boundary = self.transcript.write(self.model, sampled)
         boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
         self._mark_written()
         self.steps.count(sampled, bool(self._voices[self.model].has_digit[sampled.token_id]))
         self.phases.count_token()
-        events: list[Event] = [self._token(self.model, sampled.token_id, text, sampled.logprob)]
+        events: list[Event] = [
+            self._token(self.model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused)
+        ]
         if self.draft is None:
             return events + self._follow(boundary, now)
         self.draft.events += events
@@ -369,5 +372,14 @@ class Sequence:
             self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.plain_text)
         )
 
-    def _token(self, model: Model | None, token_id: int, text: str, logprob: float | None) -> Token:
-        return Token(self.request.request_id, self.index, len(self.steps) - 1, model, token_id, text, logprob)
+    def _token(
+        self,
+        model: Model | None,
+        token_id: int,
+        text: str,
+        logprob: float | None,
+        proposer: Proposer | None = None,
+        refused: tuple[int, ...] = (),
+    ) -> Token:
+        step_index = len(self.steps) - 1
+        return Token(self.request.request_id, self.index, step_index, model, token_id, text, logprob, proposer, refused)
