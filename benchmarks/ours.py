@@ -32,9 +32,13 @@ def greedy(max_tokens: int) -> SamplingParams:
 
 
 def routing(router: Any, max_tokens: int) -> RoutingParams:
-    """The router with no limit of its own, as the peers have none."""
+    """The router with no limit of its own, and no proposals, as the peers have none: bench_speculation.py has them."""
     return RoutingParams(
-        router=router, max_step_tokens=max_tokens, max_answer_tokens=max_tokens, stop_repeated_steps=False
+        router=router,
+        max_step_tokens=max_tokens,
+        max_answer_tokens=max_tokens,
+        stop_repeated_steps=False,
+        speculation="off",
     )
 
 

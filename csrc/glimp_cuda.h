@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define GLIMP_CUDA_ABI_VERSION 1
+#define GLIMP_CUDA_ABI_VERSION 2
 #define GLIMP_CUDA_API __attribute__((visibility("default")))
 
 /* What a tick has sampled for one row. */
@@ -45,6 +45,7 @@ typedef struct {
     int32_t *awaits_glimpse;      /* whether this tick's entropy decides who writes on */
     const float *small_below;     /* ... the small model, if it's below this many nats */
     const int32_t *ends_at_step;  /* the end of a step ends the loop: another model is asked then */
+    const float *min_logprob;     /* so does a token that is less likely: nothing is proposed behind it */
     /* of a launch, [3] on the device: rows in use, the most ticks, ticks done */
     int32_t *control;
     /* pinned memory of the host */

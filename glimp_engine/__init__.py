@@ -10,6 +10,7 @@ from glimp_engine.outputs import (
     FinishReason,
     Logprob,
     Phase,
+    Proposer,
     RequestOutput,
     Stats,
     Step,
@@ -36,6 +37,7 @@ from glimp_engine.routing import (
     Verdict,
 )
 from glimp_engine.sampling import SamplingParams
+from glimp_engine.speculation import Speculation
 
 __all__ = [
     "CapacityError",
@@ -58,6 +60,7 @@ __all__ = [
     "Model",
     "NumberEntropyRouter",
     "Phase",
+    "Proposer",
     "RandomRouter",
     "RequestError",
     "RequestOutput",
@@ -67,6 +70,7 @@ __all__ = [
     "SamplingParams",
     "SmallOnly",
     "SpecReason",
+    "Speculation",
     "Stats",
     "Step",
     "StepEnd",

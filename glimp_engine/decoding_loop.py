@@ -8,11 +8,10 @@ from functools import partial
 from itertools import groupby
 
 from glimp_engine.errors import GlimpError, RequestError
-from glimp_engine.execution import ModelRunner, Row, SamplingColumns, build_batch
+from glimp_engine.execution import ModelRunner, SamplingColumns, build_batch
 from glimp_engine.meter import Meter
 from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput
-from glimp_engine.routing import Model
-from glimp_engine.sequences import PagePool, Plan, SampledToken, Scheduler, Sequence, SequenceError, Use
+from glimp_engine.sequences import PagePool, Plan, Row, SampledToken, Scheduler, Sequence, SequenceError, TickTimes, Use
 
 __all__ = ["DecodingLoop"]
 
@@ -42,6 +41,7 @@ class DecodingLoop:
         pool: PagePool,
         scheduler: Scheduler,
         meter: Meter,
+        times: TickTimes,
         page_size: int,
         starts_ahead: bool,
         emit: Callable[[list[Event]], None],
@@ -54,6 +54,7 @@ class DecodingLoop:
         self.pool = pool
         self.scheduler = scheduler
         self.meter = meter
+        self.times = times
         self.live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
         self._page_size = page_size
         self._starts_ahead = starts_ahead
@@ -89,15 +90,15 @@ class DecodingLoop:
         self.meter.count_forward(started.plan, started.began, now, self.pool)
         for sequence, pairs in groupby(zip(started.rows, rows, strict=True), key=lambda pair: pair[0].sequence):
             if sequence.finish_reason is None:  # else it was aborted meanwhile
-                newborn: list[tuple[Sequence, SampledToken]] = []
-                self._follow(sequence, partial(self._take, sequence, list(pairs), newborn, now), now)
-                for child, first in newborn:
-                    self._follow(child, partial(child.write, first, now), now)
+                self._take(sequence, list(pairs), now)
+        num_tokens = sum(work.end - work.start for work in started.plan.work)
+        self.times.add(started.plan.model, num_tokens, time.perf_counter() - started.began)
         if self._starts_ahead:
             self._started = self._start()
 
     def _start(self) -> Started | None:
         """Begin a tick: plan it, copy pages, give the model's runner the batch. None if there is none, or it fails."""
+        began = time.perf_counter()
         try:
             plan = self.scheduler.plan()
         except SequenceError as fault:
@@ -106,7 +107,6 @@ class DecodingLoop:
             return None
         if plan is None:
             return None
-        began = time.perf_counter()
         try:
             for copy in plan.copies:
                 for each in self.runners:
@@ -128,45 +128,42 @@ class DecodingLoop:
             if work.sequence.finish_reason is None:
                 self._retire(work.sequence, end_with(work.sequence, f"{type(error).__name__}: {error}", now))
 
-    def _take(
-        self,
-        sequence: Sequence,
-        pairs: list[tuple[Row, SampledToken]],
-        newborn: list[tuple[Sequence, SampledToken]],
-        now: float,
-    ) -> list[Event]:
-        """What follows from what was sampled for a sequence; `newborn` gets its forks, each with its first token."""
-        use = sequence.awaited.use
-        if any(each.entropy != each.entropy for _, each in pairs):
-            return sequence.fail(f"the {sequence.model} model's logits are not numbers", now)
-        if use is Use.SCORE:
-            return sequence.take_score({row.num_after: each for row, each in pairs}, now)
-        sequence.take_prompt({row.num_after: each for row, each in pairs if row.num_after})
-        at_end = {row.sequence_index: each for row, each in pairs if not row.num_after}
-        if not at_end:
-            return []
-        sampled = at_end.pop(sequence.index, None)
-        events: list[Event] = []
-        if use is Use.GLIMPSE:
-            assert sampled is not None
+    def _take(self, sequence: Sequence, pairs: list[tuple[Row, SampledToken]], now: float) -> None:
+        """Let a sequence take what was sampled for it, and go on with it; then its forks begin."""
+        own = {row.place: each for row, each in pairs if row.sequence_index == sequence.index}
+        first_tokens = {row.sequence_index: each for row, each in pairs if row.sequence_index != sequence.index}
+        model = sequence.model
+        if sequence.awaited.use is Use.GLIMPSE and sequence.stream.num_written in own:
             self.meter.count_glimpse(sequence)
-            events = sequence.take_glimpse(sampled, now)
-            is_small = sequence.model is Model.SMALL and sequence.awaited.use is Use.TOKEN
-            if sequence.finish_reason is not None or not is_small:
-                return events
-        for index, first in at_end.items():
-            newborn.append((self._fork(sequence, index, now), first))
-        if sampled is not None and sequence.awaited.num_unborn == 0:  # else it waits for those yet to be born
-            events += sequence.write(sampled, now)
-        return events
+        self._follow(sequence, partial(sequence.take, own, now), now)
+        self._go_on(sequence, now)
+        if (
+            first_tokens
+            and sequence.finish_reason is None
+            and (sequence.model, sequence.awaited.use) == (model, Use.TOKEN)
+        ):
+            newborn: list[Sequence] = []
+            self._follow(sequence, partial(self._fork, sequence, list(first_tokens), newborn, now), now)
+            self._go_on(sequence, now)
+            for child in newborn:
+                self._follow(child, partial(child.follow, first_tokens[child.index], now), now)
+        self.meter.count_outcomes(sequence.proposals.outcomes)
+        self.scheduler.proposing.learn(sequence)
 
-    def _fork(self, sequence: Sequence, index: int, now: float) -> Sequence:
-        """The request's next sequence, which begins where this one is."""
-        child = sequence.fork(index, self.pool, now)
-        self.scheduler.add(child)
-        self.live[sequence.request.request_id].append(child)
-        sequence.awaited.num_unborn -= 1
-        return child
+    def _go_on(self, sequence: Sequence, now: float) -> None:
+        """Follow what is known already of what the sequence's models draw: nothing has to be run for it."""
+        while sequence.finish_reason is None and (draw := sequence.draw) is not None:
+            self._follow(sequence, partial(sequence.follow, draw, now), now)
+
+    def _fork(self, sequence: Sequence, indices: list[int], newborn: list[Sequence], now: float) -> list[Event]:
+        """The request's next sequences, which begin where this one is."""
+        for index in indices:
+            child = sequence.fork(index, self.pool, now)
+            self.scheduler.add(child)
+            self.live[sequence.request.request_id].append(child)
+            sequence.awaited.num_unborn -= 1
+            newborn.append(child)
+        return []
 
     def _follow(self, sequence: Sequence, take: Callable[[], list[Event]], now: float) -> None:
         """Let a sequence take what was sampled for it; retire it if that ends it, or fails in whatever way."""

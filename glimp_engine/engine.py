@@ -32,10 +32,13 @@ from glimp_engine.outputs import Event, Finish, RequestOutput, Stats, Tick
 from glimp_engine.routing import GlimpRouter, Model, RoutingParams, SmallOnly
 from glimp_engine.sampling import SamplingParams
 from glimp_engine.sequences import (
+    Acceptance,
     PagePool,
     Prompt,
+    Proposing,
     Scheduler,
     Sequence,
+    TickTimes,
     check_type,
     list_prompts,
     make_request,
@@ -43,6 +46,7 @@ from glimp_engine.sequences import (
     one_for_each,
     read_prompt,
 )
+from glimp_engine.speculation import Speculation, read_speculation
 
 __all__ = ["Engine"]
 
@@ -61,6 +65,8 @@ class Engine:
     With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`, and with `loop` device, or auto where
     that was built, a model decodes on without the host. With `batch_invariant` a request's tokens don't depend on what
     else is in the batch, which native ops promise anyway.
+    `speculation` is auto, off, a spec as small+ngram:4, or a Speculation: who proposes tokens to the model that writes;
+    none changes with it.
 
     Units:  kv_cache_bytes for both models' K/V together (2 GiB on a CPU, else 90% of what the weights leave free);
             page_size, max_model_len and max_batch_tokens in tokens. With skip_code_fences a blank line inside a code
@@ -87,6 +93,7 @@ class Engine:
         enforce_eager: bool = False,
         loop: str = "auto",
         skip_code_fences: bool = False,
+        speculation: str | Speculation = "auto",
         routing: str | PathLike[str] | None = None,
         small_tokenizer: str | PathLike[str] | None = None,
         large_tokenizer: str | PathLike[str] | None = None,
@@ -107,6 +114,7 @@ class Engine:
             loop=loop,
             skip_code_fences=skip_code_fences,
         )
+        proposers = read_speculation(speculation)
         router = None if routing is None else load_router(routing, small, large)
         op_set = config.make_ops()
         models: list[LoadedModel] = load_models(small, large, config, op_set, small_tokenizer, large_tokenizer)
@@ -119,12 +127,13 @@ class Engine:
         self._voices = (voices[0], voices[-1])
         pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
         forward_bytes = tuple(loaded.model.weight_bytes for loaded in models)
-        self._meter, self._delivery = Meter(), Delivery()
+        self._meter, self._delivery, times = Meter(), Delivery(), TickTimes(forward_bytes)
         self._loop = DecodingLoop(
             make_runners(models, voices, self._dictionary, memory, config, op_set),
             pool,
-            Scheduler(pool, max_batch_size, max_batch_tokens, forward_bytes),
+            Scheduler(pool, max_batch_size, max_batch_tokens, forward_bytes, Proposing(proposers, times, Acceptance())),
             self._meter,
+            times,
             page_size,
             starts_ahead=config.has_graphs,
             emit=self._delivery.emit,

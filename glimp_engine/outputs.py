@@ -13,6 +13,8 @@ __all__ = [
     "Logprob",
     "ModelStats",
     "Phase",
+    "Proposer",
+    "ProposerStats",
     "RequestOutput",
     "Stats",
     "Step",
@@ -29,6 +31,13 @@ class Phase(StrEnum):
 
     THINKING = "thinking"
     ANSWER = "answer"
+
+
+class Proposer(StrEnum):
+    """Who says, before the model that writes does, which token may come next."""
+
+    SMALL = "small"  # the small model, to the large one
+    NGRAM = "ngram"  # what stood behind the same tokens elsewhere in the sequence
 
 
 class FinishReason(StrEnum):
@@ -70,6 +79,8 @@ class Step:
     number_entropy: float | None = None  # nats, mean over its tokens with a digit in them; None if it has none
     num_redone_tokens: int = 0  # of the small model's draft that was taken back before
     score: float | None = None  # of the draft, 0 to 9, by the large model
+    num_proposed_tokens: int = 0  # that its writer was shown to confirm
+    num_accepted_tokens: int = 0  # of these: written
 
     @property
     def num_tokens(self) -> int:
@@ -130,6 +141,8 @@ class Token:
     token_id: int
     text: str  # what this token completes: whole characters, without what a stop string may yet take back
     logprob: float | None
+    proposer: Proposer | None = None  # whose proposal it confirmed; None: nobody's
+    refused: tuple[int, ...] = ()  # proposals, in its model's ids, that it took the place of, and those behind them
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,7 @@ class TickTokens:
     catch_up: int
     question: int
     decode: int
+    proposal: int
 
 
 @dataclass(frozen=True)
@@ -190,10 +204,21 @@ class ModelStats:
     catch_up_tokens: int = 0  # run over what the other model wrote
     question_tokens: int = 0  # run over questions about a draft
     decode_tokens: int = 0  # run over what it wrote itself, one at a time
+    proposal_tokens: int = 0  # run over proposals: to verify them, or to make the next
     recomputed_tokens: int = 0  # of all these: run again after a preemption
     tokens_written: int = 0
     redone_tokens: int = 0  # written as a draft and taken back
     steps_written: int = 0
+
+
+@dataclass
+class ProposerStats:
+    """What has become of one proposer's tokens; lists are by how many proposals stood before it."""
+
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
+    proposed_at: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -202,6 +227,11 @@ class Stats:
 
     small: ModelStats = field(default_factory=ModelStats)
     large: ModelStats = field(default_factory=ModelStats)
+    proposers: dict[Proposer, ProposerStats] = field(
+        default_factory=lambda: {proposer: ProposerStats() for proposer in Proposer}
+    )
+    proposing_seconds: float = 0.0  # of ticks in which the small model did nothing else
+    verifying_seconds: float = 0.0  # of ticks in which there were proposals to verify
     glimpse_forwards: int = 0  # glimpses that cost a forward: of a prompt, or after a large step
     hand_overs: int = 0
     cached_prompt_tokens: int = 0  # prompt tokens found in the prefix cache

@@ -63,6 +63,10 @@ LINES = {
     f"{RUN} --quantization int3": ["quantization", "int3", "allowed"],
     f"{RUN} --quantization ''": ["quantization", "allowed"],
     f"{RUN} --quantization int8 --ops reference": ["quantization", "int8"],
+    **{
+        f"{RUN} --speculation '{spec}'": ["speculation", spec, "allowed", "auto", "off", "small", "ngram"]
+        for spec in ("", "on", "large", "small:0", "small:65", "small:", "small+", "small,ngram", "auto:4")
+    },
     f"{RUN} --answer-model me": ["--answer-model", "me", "large"],
     # routers
     **{
@@ -170,6 +174,7 @@ LINES = {
             ("--max-tokens", "-5"),
         )
     },
+    f"{EVAL} --speculation small:x": ["speculation", "small:x", "allowed"],
     f"{EVAL} --seed 1e99": ["--seed", "1e99"],
     f"{EVAL} --num-threads 0": ["num_threads", "0"],
     # eval: routers
@@ -254,6 +259,7 @@ LINES = {
             ("--max-tokens", ("0", "-1", "nan")),
             ("--num-threads", ("0", "1.5")),
             ("--device", ("gpu",)),
+            ("--speculation", ("on",)),
         )
         for value in values
     },
@@ -284,6 +290,8 @@ PIECES = [
     (["run", "--small", "\ud800", "hi"], ["--small", "\\ud800"]),
     (["run", "--small", "{small}", "--device", NUL, "hi"], ["device", "\\x00"]),
     (["run", "--small", "{small}", "--device", "\udcff", "hi"], ["device"]),
+    (["run", "--small", "{small}", "--speculation", "\udcff\n", "hi"], ["speculation"]),
+    (["run", "--small", "{small}", "--speculation", LONG, "hi"], ["speculation", "xxx"]),
     (["run", "--small", "{small}", "--dtype", "\udcff\n", "hi"], ["dtype"]),
     (["run", "--small", "{small}", "--router", "glimp:\udcff", "hi"], ["router"]),
     (["run", "--small", "{small}", "--large", "{large}", "--router", "glimp:\n", "hi"], ["router"]),
@@ -334,6 +342,14 @@ TRACES: list[tuple[tuple[str | int, ...], Any]] = [
     ((*FIRST_STEP, "first_tokens"), {}),
     ((*FIRST_STEP, "first_tokens"), [5]),
     ((*FIRST_STEP, "model"), "medium"),
+    (("stats", "proposers"), []),
+    (("stats", "proposers", "small"), 5),
+    (("stats", "proposers", "small", "accepted_tokens"), -1),
+    *(((*FIRST_STEP, "pieces"), value) for value in (None, {}, [5], [{"text": ""}])),
+    *(((*FIRST_STEP, "pieces", 0, key), []) for key in ("text", "proposer", "refused")),
+    ((*FIRST_STEP, "pieces", 0, "proposer"), "large"),
+    *(((*FIRST_STEP, key), None) for key in ("num_proposed_tokens", "num_accepted_tokens")),
+    (("ticks", 0, "tokens", 0, "proposal"), None),
     (("ticks", 0, "model"), "medium"),
     (("ticks", 0, "began"), "early"),
     (("ticks", 0, "tokens"), None),
@@ -361,6 +377,7 @@ TIMINGS: list[tuple[tuple[str | int, ...], Any]] = [
     *(((4, key), ...) for key in ("seconds", "concurrency")),
     *(((4, "seconds"), value) for value in (None, "long", [])),
     ((4, "concurrency"), []),
+    *(((4, key), value) for key in ("num_proposed_tokens", "num_accepted_tokens") for value in (None, "x", 1.5)),
 ]
 JOURNALS: list[tuple[tuple[str | int, ...], Any]] = [
     *(((key,), value) for key in ("key", "item") for value in (..., None, [], 5, "x")),

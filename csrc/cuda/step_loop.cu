@@ -34,7 +34,8 @@ __device__ bool advance_row(const glimp_loop_state &s, int row, int num_capacity
     s.state[row] = s.next_state[at];
     s.awaits_glimpse[row] = completes == GLIMP_BLANK_LINE;
     const bool is_step_end = completes == GLIMP_BLANK_LINE && s.ends_at_step[row];
-    return is_unsure || is_step_end || completes > GLIMP_BLANK_LINE || entropy != entropy;
+    const bool is_unlikely = s.logprob[row] < s.min_logprob[row];
+    return is_unsure || is_step_end || is_unlikely || completes > GLIMP_BLANK_LINE || entropy != entropy;
 }
 
 __global__ void advance_kernel(glimp_loop_state s, int num_capacity, cudaGraphConditionalHandle handle) {

@@ -29,6 +29,7 @@ INTRODUCTION = """\
 Two tiny language models, trained on trips over roads whose lengths have to be remembered. The large one knows all
 roads; the small one knows the main roads, and adds just as well. Each step is written by the model in whose colour
 it's shown; the number before it is the small model's entropy over the step's first token, in nats.
+Behind a step stands how many of the tokens that were proposed to its writer it has accepted.
 """
 
 

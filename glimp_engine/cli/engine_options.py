@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from glimp_engine.cli.paths import model_source
 from glimp_engine.cli.values import integer, json_object
+from glimp_engine.speculation import SPECULATION_SPECS
 
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine
@@ -32,6 +33,12 @@ def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True
     parser.add_argument("--ops", default="auto")
     parser.add_argument("--quantization", help="int8 or int4: quantise float weights when they are loaded")
     parser.add_argument("--num-threads", type=integer, help="of the native ops; PyTorch's number if it isn't given")
+    parser.add_argument(
+        "--speculation",
+        default="auto",
+        metavar="SPEC",
+        help=f"who proposes tokens to the model that writes, which changes times and no token: {SPECULATION_SPECS}",
+    )
 
 
 def add_chat_options(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +65,7 @@ def make_engine(options: argparse.Namespace, **more: Any) -> "Engine":
         ops=options.ops,
         quantization=options.quantization,
         num_threads=options.num_threads,
+        speculation=options.speculation,
         small_tokenizer=options.small_tokenizer,
         large_tokenizer=options.large_tokenizer,
         **more,

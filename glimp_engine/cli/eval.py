@@ -150,13 +150,15 @@ def settings_of(
     sources = {name: getattr(options, name) for name in ("small", "large") if getattr(options, name) is not None}
     others = {f"{name}_tokenizer": getattr(options, f"{name}_tokenizer") for name in sources}
     digest = blake2b(json.dumps([asdict(problem) for problem in problems]).encode(), digest_size=8).hexdigest()
-    budgets = {name: value for name, value in asdict(routing).items() if name not in ("router", "glimpse_logprobs")}
+    left_out = ("router", "glimpse_logprobs", "speculation")
+    budgets = {name: value for name, value in asdict(routing).items() if name not in left_out}
     return {
         **sources,
         "fingerprints": {name: fingerprint(locate(source)) for name, source in sources.items()},
         "engine": {
             **{name: getattr(options, name) for name in ("device", "dtype", "ops", "quantization")},
             **{name: directory for name, directory in others.items() if directory is not None},
+            **({} if options.speculation == "off" else {"speculation": options.speculation}),  # times depend on it
         },
         "problems": str(options.problems or options.preset),
         "num_problems": len(problems),

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ from rich.console import Console
 
 from glimp_engine.cli.engine_options import add_chat_options, add_engine_options, make_engine
 from glimp_engine.cli.paths import file_path
+from glimp_engine.cli.pieces import pieces_of
 from glimp_engine.cli.show import show, show_summary
 from glimp_engine.cli.values import integer, number
 from glimp_engine.errors import ConfigError
 from glimp_engine.load import load_router
-from glimp_engine.outputs import Event, Finish, RequestOutput, Tick
+from glimp_engine.outputs import Event, Finish, RequestOutput, Tick, Token
 from glimp_engine.routing import ROUTER_SPECS, RoutingParams, SmallOnly, parse_router
 from glimp_engine.sampling import SamplingParams
 
@@ -75,10 +75,13 @@ def command(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     events = engine.stream(prompt, sampling, routing)
     if options.json:
-        output = last_output(events)
+        told = list(events)
+        output = last_output(told)
         seconds = time.perf_counter() - began
         plain_ticks = [plain_tick(tick, began) for tick in ticks]
-        print(json.dumps({**as_json(output, engine), "prompt_text": text, "seconds": seconds, "ticks": plain_ticks}))
+        print(
+            json.dumps({**as_json(output, told, engine), "prompt_text": text, "seconds": seconds, "ticks": plain_ticks})
+        )
     else:
         output = show(events, Console(highlight=False))
         show_summary(output, engine.stats(), time.perf_counter() - began, Console())
@@ -114,20 +117,24 @@ def read_stdin() -> str:
         raise ConfigError(f"prompt isn't given, and stdin can't be read: {error.strerror}") from None
 
 
-def last_output(events: Iterator[Event]) -> RequestOutput:
+def last_output(events: list[Event]) -> RequestOutput:
     """The output that the last event brings."""
-    *_, last = events
+    last = events[-1]
     assert isinstance(last, Finish)
     assert last.output is not None
     return last.output
 
 
-def as_json(output: RequestOutput, engine: "Engine") -> dict[str, Any]:
-    """The output and the counters as plain values; models by name, a step with its text and its first tokens'."""
+def as_json(output: RequestOutput, events: list[Event], engine: "Engine") -> dict[str, Any]:
+    """The output and the counters as plain values; models by name, a step with its text, by whose proposals it came
+    about, and its first tokens'."""
     plain = asdict(output)
-    for completion in plain["outputs"]:
-        for step in completion["steps"]:
+    tokens = [event for event in events if isinstance(event, Token)]
+    for source, completion in zip(output.outputs, plain["outputs"], strict=True):
+        pieces = pieces_of(tokens, source, engine.token_text)
+        for step, own_pieces in zip(completion["steps"], pieces, strict=True):
             step["model"] = str(step["model"])
+            step["pieces"] = [asdict(piece) for piece in own_pieces]
             step["text"] = completion["text"][step["text_start"] : step["text_end"]]
             step["first_tokens"] = [
                 {"text": engine.token_text(token_id), "token_id": token_id, "logprob": logprob}

@@ -14,6 +14,7 @@ from glimp_engine.errors import (
     check_finite,
     check_text,
 )
+from glimp_engine.outputs import Proposer
 
 __all__ = ["trace_page"]
 
@@ -34,6 +35,12 @@ def check_entropy(name: str, value: Any) -> None:
     """Null where no glimpse was taken."""
     if value is not None:
         check_finite(name, value)
+
+
+def check_proposer(name: str, value: Any) -> None:
+    """Null where nobody had proposed it."""
+    if value is not None:
+        check_choice(name, value, tuple(Proposer))
 
 
 # What the page reads, part by part.
@@ -65,6 +72,16 @@ TICK = {
     "num_used_pages": check_count,
 }
 TICK_TOKENS = {"prompt": check_count, "catch_up": check_count, "question": check_count, "decode": check_count}
+# ... and what runs of before there were proposals don't have.
+NEWER = {
+    "proposers": check_later,
+    "num_proposed_tokens": check_count,
+    "num_accepted_tokens": check_count,
+    "pieces": check_later,
+    "proposal": check_count,
+}
+COUNTS = {"proposed_tokens": check_count, "accepted_tokens": check_count}
+PIECE = {"text": check_text, "proposer": check_proposer, "refused": check_text}
 
 
 def trace_page(path: Path) -> str:
@@ -76,6 +93,7 @@ def trace_page(path: Path) -> str:
         run = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         for name, part, checks in parts_of(run):
             check_fields(name, part, checks)
+            check_fields(name, part, {key: check for key, check in NEWER.items() if key in part})
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected the output of `glimp run --json`, found {error}") from None
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, embedded(run))
@@ -85,12 +103,16 @@ def parts_of(run: Any) -> Iterator[tuple[str, Any, Mapping[str, Check]]]:
     """Each part of a run, behind the one that holds it: its name, it itself, and what the page reads of it."""
     yield "", run, RUN
     yield "stats.", run["stats"], STATS
+    for name, counts in entries_of("stats.proposers", run["stats"].get("proposers", {})):
+        yield f"{name}.", counts, COUNTS
     for name, completion in items_of("outputs", run["outputs"]):
         yield f"{name}.", completion, COMPLETION
         for step_name, step in items_of(f"{name}.steps", completion["steps"]):
             yield f"{step_name}.", step, STEP
             for token_name, token in items_of(f"{step_name}.first_tokens", step["first_tokens"]):
                 yield f"{token_name}.", token, FIRST_TOKEN
+            for piece_name, piece in items_of(f"{step_name}.pieces", step.get("pieces", [])):
+                yield f"{piece_name}.", piece, PIECE
     for name, tick in items_of("ticks", run["ticks"]):
         yield f"{name}.", tick, TICK
         for tokens_name, tokens in items_of(f"{name}.tokens", tick["tokens"]):
@@ -103,6 +125,14 @@ def items_of(name: str, values: Any) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"{type(values).__name__} where {name} should be a list")
     for i, value in enumerate(values):
         yield f"{name}[{i}]", value
+
+
+def entries_of(name: str, values: Any) -> Iterator[tuple[str, Any]]:
+    """The values of an object, each with its name. Raises: ValueError when it is none."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{type(values).__name__} where {name} should be an object")
+    for key, value in values.items():
+        yield f"{name}.{key}", value
 
 
 def refuse_constant(constant: str) -> NoReturn:

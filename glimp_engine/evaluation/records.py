@@ -61,8 +61,10 @@ def timing_of(
 ) -> dict[str, Any]:
     """A line of timings.jsonl, in seconds; the answer took [began, ended] since 1970, beside at most so many others.
 
-    Here, not in the results, stands what has contained its program: machines differ in that.
+    Here, not in the results, stands what has contained its program: machines differ in that. And what was proposed to
+    the models that wrote it, as that follows what time it takes.
     """
+    steps = [step for completion in output.outputs for step in completion.steps]
     return {
         "problem": key.problem,
         "router": key.router,
@@ -73,7 +75,9 @@ def timing_of(
         "first_token_seconds": clock.first_token_seconds,
         "concurrency": concurrency,
         "containment": containment,
-        "step_seconds": [step.seconds for completion in output.outputs for step in completion.steps],
+        "num_proposed_tokens": sum(step.num_proposed_tokens for step in steps),
+        "num_accepted_tokens": sum(step.num_accepted_tokens for step in steps),
+        "step_seconds": [step.seconds for step in steps],
     }
 
 

@@ -60,10 +60,11 @@ def table_section(rows: list[RouterSummary]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.cells()) + "</tr>\n" for row in rows)
     how = (
         "<i>large tokens</i>: share of all tokens that the large model wrote, its answers after the thinking too. "
-        "<i>large steps</i>: of the steps that were routed. <i>hand-overs</i> and <i>redone tokens</i> (of drafts that "
-        "were taken back) are a problem's. random@ is the control: it hands over as many steps as the router behind "
-        "the @, but not the same ones; late: makes all steps behind so many tokens large. A router is worth "
-        "something where it's right more often than its controls."
+        "<i>large steps</i>: of the steps that were routed. <i>hand-overs</i>, <i>redone tokens</i> (of drafts that "
+        "were taken back) and <i>proposed tokens</i> are a problem's. <i>accepted</i>: the share of these that the "
+        "model that wrote the step confirmed; they change times, and no token. random@ is the control: it hands over "
+        "as many steps as the router behind the @, but not the same ones; late: makes all steps behind so many tokens "
+        "large. A router is worth something where it's right more often than its controls."
     )
     return section("Routers", f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>', how)
 

@@ -39,6 +39,7 @@ RESULT: Kinds = {
 }
 STEP: Kinds = {"phase": str, "model": str, "num_tokens": int, "entropy": (*NUMBER, NONE), "signals": (dict, NONE)}
 TIMING: Kinds = {"began": NUMBER, "ended": NUMBER, "seconds": NUMBER, "concurrency": int, "step_seconds": list}
+NEWER_TIMING: Kinds = {"num_proposed_tokens": int, "num_accepted_tokens": int}  # older runs don't have them
 TOKENS: Kinds = {"prompt_token_ids": list, "token_ids": list, "token_starts": list, "text_starts": list}
 BRANCH: Kinds = {
     "problem": str,
@@ -109,6 +110,7 @@ def check_result(result: Line) -> None:
 
 def check_timing(timing: Line) -> None:
     expect(timing, TIMING, "timing")
+    expect(timing, {field: kind for field, kind in NEWER_TIMING.items() if field in timing}, "timing")
     if not all(is_a(seconds, NUMBER) for seconds in timing["step_seconds"]):
         raise ValueError("step_seconds has what is no number")
 

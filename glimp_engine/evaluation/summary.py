@@ -29,6 +29,8 @@ COLUMNS = (
     "large steps",
     "hand-overs",
     "redone tokens",
+    "proposed tokens",
+    "accepted",
 )
 
 
@@ -48,6 +50,8 @@ class RouterSummary:
     intervention_rate: float | None  # share of the routed steps that the large model wrote
     hand_overs: float
     redone_tokens: float
+    proposed_tokens: float | None  # None: a run of before there were any
+    acceptance: float | None  # share of the proposed tokens; None where there were none
 
     def cells(self) -> list[str]:
         """As text, one a column of COLUMNS."""
@@ -64,6 +68,8 @@ class RouterSummary:
             rate,
             f"{self.hand_overs:.1f}",
             f"{self.redone_tokens:.1f}",
+            "-" if self.proposed_tokens is None else f"{self.proposed_tokens:.1f}",
+            "-" if self.acceptance is None else f"{self.acceptance:.1%}",
         ]
 
 
@@ -73,6 +79,8 @@ def summarise(run: RunFiles, router: str) -> RouterSummary:
     seconds = [timing["seconds"] for timing in timings]
     num_tokens = sum(result["num_tokens"] for result in results)
     steps = routed_steps(results)
+    is_counted = all("num_proposed_tokens" in timing and "num_accepted_tokens" in timing for timing in timings)
+    num_proposed = sum(timing["num_proposed_tokens"] for timing in timings) if is_counted else 0
     return RouterSummary(
         router=router,
         num_answers=len(results),
@@ -86,6 +94,8 @@ def summarise(run: RunFiles, router: str) -> RouterSummary:
         intervention_rate=fmean(step["model"] == "large" for step in steps) if steps else None,
         hand_overs=fmean(result["hand_overs"] for result in results),
         redone_tokens=fmean(result["num_redone_tokens"] for result in results),
+        proposed_tokens=num_proposed / len(timings) if is_counted else None,
+        acceptance=sum(timing["num_accepted_tokens"] for timing in timings) / num_proposed if num_proposed else None,
     )
 
 
@@ -132,4 +142,4 @@ def print_table(directory: Path) -> None:
     for router in run.routers:
         table.add_row(*summarise(run, router).cells())
     console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)  # a file is as wide as the table needs
+    (console if console.is_terminal else Console(width=176)).print(table)  # a file is as wide as the table needs

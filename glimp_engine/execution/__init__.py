@@ -3,7 +3,7 @@
 It may import `models`, `sequences` and what lies below.
 """
 
-from glimp_engine.execution.batch import Row, SamplingColumns, build_batch
+from glimp_engine.execution.batch import SamplingColumns, build_batch
 from glimp_engine.execution.graphs import CudaGraphs, GraphRunner, PlainTicks, Recorder
 from glimp_engine.execution.run_ahead import Ahead
 from glimp_engine.execution.runner import Forward, ModelRunner
@@ -16,7 +16,6 @@ __all__ = [
     "ModelRunner",
     "PlainTicks",
     "Recorder",
-    "Row",
     "SamplingColumns",
     "build_batch",
 ]

@@ -9,18 +9,9 @@ from torch import Tensor
 
 from glimp_engine.kernels import Attention, Sampling
 from glimp_engine.routing import Model
-from glimp_engine.sequences import NUM_SCORE_LOGPROBS, Plan, Sequence, Use, Work
+from glimp_engine.sequences import Plan, Row, Work, rows_of
 
-__all__ = ["Batch", "Row", "SamplingColumns", "build_batch"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One logit row: whom it's sampled for."""
-
-    sequence: Sequence
-    sequence_index: int  # more than the sequence's own where its forks are about to be born
-    num_after: int = 0  # tokens of the stream that stand behind the place it's sampled for
+__all__ = ["Batch", "SamplingColumns", "build_batch"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +50,18 @@ class SamplingColumns:
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._model = Model.SMALL
+        self._is_lasting = False
         self._sampling: Sampling | None = None
 
     def of(self, rows: list[Row], model: Model) -> Sampling:
         """One value a row in each column; they hold until the next call."""
-        is_kept = rows == self._rows and model is self._model
-        if self._sampling is None or not is_kept or any(row.sequence.request.sampling.follows_text for row in rows):
-            self._rows, self._model, self._sampling = rows, model, build_sampling(rows, model)
+        is_kept = self._is_lasting and rows == self._rows and model is self._model
+        is_lasting = not any(row.follows_text for row in rows)
+        if self._sampling is None or not (is_kept and is_lasting):
+            self._rows, self._model, self._is_lasting = rows, model, is_lasting
+            self._sampling = build_sampling(rows, model)
         else:
-            self._sampling.position.copy_(column(positions(rows), np.int64))
+            self._sampling.position.copy_(column([row.place for row in rows], np.int64))
         return self._sampling
 
 
@@ -76,9 +70,9 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
     rows, logit_rows, num_tokens = [], [], 0
     for work in plan.work:
         num_tokens += work.end - work.start
-        own = [Row(work.sequence, *row) for row in work.sequence.rows_to_sample(work.start, work.end, work.num_rows)]
+        own = rows_of(work.sequence, work.start, work.end, work.num_rows)
         rows += own
-        logit_rows += [num_tokens - 1 - row.num_after + len(work.sequence.stream) - work.end for row in own]
+        logit_rows += [num_tokens - 1 - (work.end - row.place) for row in own]
     ids = [t for work in plan.work for t in work.sequence.streams.ids_for(plan.model, work.start, work.end)]
     return Batch(
         token_ids=column(ids, np.int64),
@@ -86,26 +80,13 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
         rows=rows,
         logit_rows=column(logit_rows, np.int64),
         sampling=sampling.of(rows, plan.model),
-        num_top_logprobs=[num_top_logprobs(row) for row in rows],
+        num_top_logprobs=[row.num_top_logprobs for row in rows],
     )
 
 
 def column(values: list[int] | list[float] | list[list[int]], dtype: type[np.generic]) -> Tensor:
     """The values as a tensor; by way of numpy, as that takes 1.2 us and `torch.tensor` 3.3, twenty times a tick."""
     return torch.from_numpy(np.array(values, dtype))
-
-
-def num_top_logprobs(row: Row) -> int:
-    """How many log-probabilities the row is asked for, by its sequence's router or by its user."""
-    sequence = row.sequence
-    routing, num_asked = sequence.request.routing, sequence.request.sampling.logprobs or 0
-    if sequence.is_of_prompt(row.num_after):
-        return sequence.request.sampling.prompt_logprobs or 0
-    if sequence.awaited.use is Use.SCORE:
-        return NUM_SCORE_LOGPROBS
-    if sequence.awaited.use is Use.GLIMPSE:
-        return max(routing.needs.num_top_logprobs, routing.glimpse_logprobs, num_asked)
-    return num_asked
 
 
 def build_attention(work: list[Work], page_size: int) -> Attention:
@@ -129,21 +110,15 @@ def build_attention(work: list[Work], page_size: int) -> Attention:
     )
 
 
-def positions(rows: list[Row]) -> list[int]:
-    """Where the rows' sampled tokens will stand."""
-    return [len(row.sequence.stream) - row.num_after for row in rows]
-
-
 def build_sampling(rows: list[Row], model: Model) -> Sampling:
     """The rows' sampling parameters; seen tokens only where there are penalties, and something is to be written."""
     params = [row.sequence.request.sampling for row in rows]
-    biases = [row.sequence.biases(row.num_after) for row in rows]
+    biases = [row.biases() for row in rows]
     seen_start, seen_ids, seen_counts = [0], list[int](), list[int]()
     for row in rows:
-        if row.sequence.request.sampling.has_penalties and not row.num_after:
-            counts = row.sequence.stream.counts()
-            seen_ids += row.sequence.streams.in_ids_of(model, list(counts))
-            seen_counts += counts.values()
+        counts = row.seen()
+        seen_ids += row.sequence.streams.in_ids_of(model, list(counts))
+        seen_counts += counts.values()
         seen_start.append(len(seen_ids))
     return Sampling(
         temperature=column([p.temperature for p in params], np.float32),
@@ -155,7 +130,7 @@ def build_sampling(rows: list[Row], model: Model) -> Sampling:
         frequency_penalty=column([p.frequency_penalty for p in params], np.float32),
         seed=column([row.sequence.request.seed for row in rows], np.int64),
         sequence_index=column([row.sequence_index for row in rows], np.int32),
-        position=column(positions(rows), np.int64),
+        position=column([row.place for row in rows], np.int64),
         seen_start=column(seen_start, np.int32),
         seen_ids=column(seen_ids, np.int64),
         seen_counts=column(seen_counts, np.int32),

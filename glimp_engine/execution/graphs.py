@@ -77,7 +77,7 @@ class Tick:
         self.inputs = runner.make_inputs(bucket)
         self._runner = runner
         self._sampling = self.inputs.sampling()
-        num_rows, is_cuda = bucket.num_sequences, runner.model.device.type == "cuda"
+        num_rows, is_cuda = bucket.num_rows, runner.model.device.type == "cuda"
         # token and class beside entropy and log-probability, in two tensors that are read back
         self._integers = torch.zeros(2, num_rows, dtype=torch.int64, pin_memory=is_cuda)
         self._floats = torch.zeros(2, num_rows, dtype=torch.float32, pin_memory=is_cuda)
@@ -140,10 +140,10 @@ class GraphRunner(ModelRunner):
         ahead = self._ahead
         if ahead is not None and ahead.is_at(batch, {id(loop) for loop, _ in self._loops.values()}):
             return partial(self._finish_ahead, ahead, batch)
-        bucket = bucket_of(len(batch.token_ids), len(batch.attention.kv_len))
-        if not batch.is_plain or len(batch.rows) > bucket.num_sequences:
+        bucket = bucket_of(len(batch.token_ids), len(batch.attention.kv_len), len(batch.rows))
+        if not batch.is_plain or bucket.num_rows > bucket.num_tokens:
             return partial(super().run, batch)
-        if ahead is not None and len(batch.token_ids) == len(batch.rows):
+        if ahead is not None and len(batch.token_ids) == len(batch.attention.kv_len) == len(batch.rows):
             if bucket not in self._loops:
                 self._loops[bucket] = self._make_loop(bucket)
             loop, launch = self._loops[bucket]

@@ -5,7 +5,8 @@ the loop has run, with the tokens it has drawn itself, the samples are there alr
 loop is stopped, and what it did too much is forgotten: K/V beyond a sequence's tokens counts for nothing.
 
 A loop ends by itself at the end of a page, at an end token, and where a glimpse is not below the entropy that settles
-it: there the router, on the host, has the word. On a GPU the loop is csrc/cuda/step_loop.cu; `PlainLoop` is the same
+it: there the router, on the host, has the word; and where it has proposed as many tokens as are wanted, or one that is
+too unlikely for another behind it. On a GPU the loop is csrc/cuda/step_loop.cu; `PlainLoop` is the same
 program on the host.
 """
 
@@ -17,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimp_engine.execution.batch import Batch, Row
+from glimp_engine.execution.batch import Batch
 from glimp_engine.execution.static_batch import StaticBatch
 from glimp_engine.routing import Model
-from glimp_engine.sequences import SampledToken, Use
+from glimp_engine.sequences import Row, SampledToken, Use
 from glimp_engine.text import Boundary, BoundaryTable
 
 __all__ = ["Ahead", "Body", "CudaLoop", "DecodeLoop", "Launch", "PlainLoop"]
@@ -71,7 +72,8 @@ class DecodeLoop:
         self._rows, self._next_tick = batch.rows, 0
         self._first = (positions.clone(), batch.attention.slots.clone())
         self.flag_values[:] = 0
-        self.inputs.fill(batch, loop_inputs(batch.rows, max(min(int(room.min()), self.max_ticks), 1)))
+        num_wanted = min((row.sequence.proposals.wanted.num_tokens for row in batch.rows), default=self.max_ticks)
+        self.inputs.fill(batch, loop_inputs(batch.rows, max(min(int(room.min()), self.max_ticks, num_wanted), 1)))
         self._launch = launch
         launch.start()
 
@@ -124,6 +126,7 @@ def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
         "ends_at_step": torch.tensor(
             [s.model is Model.LARGE and s.is_glimpsed_next for s in sequences], dtype=torch.int32
         ),
+        "min_logprob": torch.tensor([s.proposals.wanted.min_logprob for s in sequences], dtype=torch.float32),
         "control": torch.tensor([len(rows), max_ticks, 0], dtype=torch.int32),
     }
 
@@ -164,7 +167,9 @@ class PlainLoop:
             inputs["state"][row] = loop.next_state[state, token_class]
             inputs["awaits_glimpse"][row] = completes == Boundary.BLANK_LINE
             is_step_end = completes == Boundary.BLANK_LINE and bool(inputs["ends_at_step"][row])
-            must_stop |= is_unsure or is_step_end or completes > Boundary.BLANK_LINE or entropy != entropy
+            is_unlikely = float(loop.logprob[row]) < float(inputs["min_logprob"][row])
+            must_stop |= is_unsure or is_step_end or is_unlikely
+            must_stop |= completes > Boundary.BLANK_LINE or entropy != entropy
         inputs["control"][2] = tick + 1
         loop.flag_values[IS_OVER] = must_stop or tick + 1 >= max_ticks or loop.flag_values[STOP]
         loop.flag_values[NUM_DONE] = tick + 1
@@ -182,7 +187,7 @@ class CudaLoop:
             num_classes=loop.completes.shape[1],
             sample_positions=inputs["position"],
             **{name: inputs[name] for name in ("token_ids", "positions", "slots", "kv_len", "state", "control")},
-            **{name: inputs[name] for name in ("awaits_glimpse", "small_below", "ends_at_step")},
+            **{name: inputs[name] for name in ("awaits_glimpse", "small_below", "ends_at_step", "min_logprob")},
             **{name: getattr(loop, name) for name in ("token", "entropy", "logprob", "token_class", "samples")},
             next_state=loop.next_state,
             completes=loop.completes,

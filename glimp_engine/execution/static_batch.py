@@ -17,25 +17,34 @@ INT64_FIELDS = ("token_ids", "positions", "slots", "logit_rows", "seed", "positi
 FLOAT_FIELDS = (
     *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
     "small_below",
+    "min_logprob",
 )
-LOOP_FIELDS = ("state", "awaits_glimpse", "small_below", "ends_at_step")  # of a loop's rows; see run_ahead.py
+LOOP_FIELDS = (
+    "state",
+    "awaits_glimpse",
+    "small_below",
+    "ends_at_step",
+    "min_logprob",
+)  # of a loop's rows; see run_ahead.py
 NEUTRAL = {"top_p": 1.0, "repetition_penalty": 1.0}  # of a row that nobody asked for; it's greedy
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """What batches are padded to; there are as many logit rows as sequences."""
+    """What batches are padded to. There are as many logit rows as sequences, or more where proposals are verified."""
 
     num_tokens: int
     num_sequences: int
+    num_rows: int
 
 
-def bucket_of(num_tokens: int, num_sequences: int) -> Bucket:
+def bucket_of(num_tokens: int, num_sequences: int, num_rows: int) -> Bucket:
     """The least bucket that holds the batch: powers of two, of one token each if no sequence has more."""
-    padded_sequences = 1 << max(num_sequences - 1, 0).bit_length()
+    padded_sequences, padded_rows = (1 << max(num - 1, 0).bit_length() for num in (num_sequences, num_rows))
+    padded_rows = max(padded_rows, padded_sequences)
     if num_tokens == num_sequences:
-        return Bucket(padded_sequences, padded_sequences)
-    return Bucket(max(1 << (num_tokens - 1).bit_length(), MIN_TOKENS), padded_sequences)
+        return Bucket(padded_sequences, padded_sequences, padded_rows)
+    return Bucket(max(1 << (num_tokens - 1).bit_length(), MIN_TOKENS), padded_sequences, padded_rows)
 
 
 class StaticBatch:
@@ -82,7 +91,7 @@ class StaticBatch:
 
     @property
     def logit_rows(self) -> Tensor:
-        """[B] int64."""
+        """[R] int64."""
         return self.device["logit_rows"]
 
     @property
@@ -95,10 +104,10 @@ class StaticBatch:
         device = self._device_block.device
         columns = {
             **self.device,
-            "seen_start": torch.zeros(self.bucket.num_sequences + 1, dtype=torch.int32, device=device),
+            "seen_start": torch.zeros(self.bucket.num_rows + 1, dtype=torch.int32, device=device),
             "seen_ids": torch.empty(0, dtype=torch.int64, device=device),
             "seen_counts": torch.empty(0, dtype=torch.int32, device=device),
-            "bias_start": torch.zeros(self.bucket.num_sequences + 1, dtype=torch.int32, device=device),
+            "bias_start": torch.zeros(self.bucket.num_rows + 1, dtype=torch.int32, device=device),
             "bias_ids": torch.empty(0, dtype=torch.int64, device=device),
             "bias_values": torch.empty(0, dtype=torch.float32, device=device),
         }
@@ -108,12 +117,11 @@ class StaticBatch:
 def input_shapes(bucket: Bucket, num_pages: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every input that changes from batch to batch."""
     num_tokens, num_sequences = bucket.num_tokens, bucket.num_sequences
-    names = ["token_ids", "logit_rows", *(f.name for f in fields(Attention)), *(f.name for f in fields(Sampling))]
-    shapes: dict[str, tuple[int, ...]] = {
-        name: (num_sequences,) for name in names if not name.startswith(("seen_", "bias_"))
-    }
+    names = ["logit_rows", *(f.name for f in fields(Sampling) if not f.name.startswith(("seen_", "bias_")))]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (bucket.num_rows,))
     shapes |= dict.fromkeys(("token_ids", "positions", "slots"), (num_tokens,))
     shapes |= {"query_start": (num_sequences + 1,), "page_table": (num_sequences, num_pages)}
+    shapes |= {"kv_len": (num_sequences,)}
     shapes |= {**dict.fromkeys(LOOP_FIELDS, (num_sequences,)), "control": (3,)}
     dtypes = {**dict.fromkeys(INT64_FIELDS, torch.int64), **dict.fromkeys(FLOAT_FIELDS, torch.float32)}
     return {name: (shape, dtypes.get(name, torch.int32)) for name, shape in shapes.items()}

@@ -26,6 +26,7 @@ class RoutingParams:
     max_step_tokens: int = 512
     max_answer_tokens: int | None = None  # None: max_tokens of SamplingParams, or 2048
     glimpse_logprobs: int = 0  # how many of a glimpse's most likely tokens to report with its step
+    speculation: str = "auto"  # as the engine's, or off: no token changes with it
     stop_repeated_steps: bool = True  # a step equal to the one before, or two alternating, ends the thinking
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # variables of both models' templates
 
@@ -36,6 +37,7 @@ class RoutingParams:
         check_integer("max_step_tokens", self.max_step_tokens, 1)
         if self.max_answer_tokens is not None:
             check_integer("max_answer_tokens", self.max_answer_tokens, 1)
+        check_choice("speculation", self.speculation, ("auto", "off"))
         check_integer("glimpse_logprobs", self.glimpse_logprobs, 0, 20)
         if not isinstance(self.stop_repeated_steps, bool):
             raise ConfigError(f"stop_repeated_steps is {self.stop_repeated_steps!r}; allowed: True, False")

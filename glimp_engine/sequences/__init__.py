@@ -4,26 +4,35 @@ It may import `text` and what lies below. `scheduler.py` is the policy, `page_ta
 `sequence.py` one life, made of the parts beside it.
 """
 
+from glimp_engine.sequences.acceptance import Acceptance
 from glimp_engine.sequences.awaited import Use
-from glimp_engine.sequences.drafts import NUM_SCORE_LOGPROBS
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each, read_prompt
+from glimp_engine.sequences.proposing import Proposing
 from glimp_engine.sequences.request import make_request
+from glimp_engine.sequences.rows import Row, rows_of
+from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.scheduler import Plan, Scheduler, SequenceError, Work
 from glimp_engine.sequences.sequence import Sequence
 from glimp_engine.sequences.streams import Dictionary
-from glimp_engine.sequences.transcript import SampledToken, Voice
+from glimp_engine.sequences.tick_times import TickTimes
+from glimp_engine.sequences.token_stream import Outcome
+from glimp_engine.sequences.transcript import Voice
 
 __all__ = [
-    "NUM_SCORE_LOGPROBS",
+    "Acceptance",
     "Dictionary",
+    "Outcome",
     "PagePool",
     "Plan",
     "Prompt",
+    "Proposing",
+    "Row",
     "SampledToken",
     "Scheduler",
     "Sequence",
     "SequenceError",
+    "TickTimes",
     "Use",
     "Voice",
     "Work",
@@ -33,4 +42,5 @@ __all__ = [
     "make_streams",
     "one_for_each",
     "read_prompt",
+    "rows_of",
 ]

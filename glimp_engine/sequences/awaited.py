@@ -1,10 +1,9 @@
 """What a sequence waits for: which model has to run to the end of its stream, and what the logits there are for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from glimp_engine.routing import Model
-from glimp_engine.sequences.transcript import SampledToken
 
 __all__ = ["Awaited", "Use"]
 
@@ -15,6 +14,7 @@ class Use(Enum):
     TOKEN = "token"  # the model writes
     GLIMPSE = "glimpse"  # the router decides who writes the step that begins here
     SCORE = "score"  # the stream ends with a question about the draft, and the large model answers
+    PROPOSAL = "proposal"  # the small model says what the large one, who writes, may say there
 
 
 @dataclass
@@ -25,4 +25,3 @@ class Awaited:
     model: Model = Model.SMALL
     use: Use = Use.TOKEN
     num_question_tokens: int = 0  # at the stream's end, while a score is awaited
-    large_choices: dict[int, SampledToken] = field(default_factory=dict)  # by position

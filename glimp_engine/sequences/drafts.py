@@ -5,9 +5,11 @@ import math
 from glimp_engine.outputs import Event
 from glimp_engine.routing import Model
 from glimp_engine.sequences.phases import Phases
+from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.steps import StepLog
 from glimp_engine.sequences.streams import Streams
-from glimp_engine.sequences.transcript import SampledToken, Transcript
+from glimp_engine.sequences.token_stream import StreamMark
+from glimp_engine.sequences.transcript import Transcript
 from glimp_engine.text import Boundary, Text
 
 __all__ = ["NUM_SCORE_LOGPROBS", "OpenDraft", "encode_question", "read_score"]
@@ -22,7 +24,8 @@ class OpenDraft:
         """All that is given is as it is before the step is opened; both models' streams end there."""
         self.events: list[Event] = []  # that nobody has been told yet
         self.boundary = Boundary.NONE  # that ended it
-        self.stream_lens = streams.lengths()  # at the draft's beginning, as are the next two
+        self.question_mark: StreamMark | None = None  # where the large model's stream stood before it was asked
+        self.stream_marks = streams.mark()  # at the draft's beginning, as are the next two
         self._transcript_mark = transcript.mark()
         self._phases_mark = phases.mark()
         self._parts = streams, transcript, phases, steps
@@ -31,7 +34,7 @@ class OpenDraft:
         """Everything is as if the step had never been opened."""
         streams, transcript, phases, steps = self._parts
         transcript.take_back(self._transcript_mark)
-        streams.take_back(self.stream_lens, self._transcript_mark.num_tokens, self._transcript_mark.num_plain_chars)
+        streams.restore(self.stream_marks, self._transcript_mark.num_tokens, self._transcript_mark.num_plain_chars)
         phases.take_back(self._phases_mark)
         steps.take_back()
 

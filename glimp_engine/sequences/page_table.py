@@ -11,7 +11,7 @@ __all__ = ["PageTable"]
 
 
 class PageTable:
-    """The pages of one token stream. The caller keeps the tokens, which only grow but for `truncate`."""
+    """The pages of one token stream. The caller keeps the tokens, which only grow but for `truncate` and `cut`."""
 
     def __init__(self, pool: PagePool, vocabulary: bytes) -> None:
         self.pool = pool
@@ -47,8 +47,8 @@ class PageTable:
         self.hold(tokens)
         self._publish_tail(tokens)
 
-    def hold(self, tokens: Sequence[int]) -> None:
-        """Take the pages that these tokens need, and publish those that are sealed.
+    def hold(self, tokens: Sequence[int], num_written: int | None = None) -> None:
+        """Take the pages that these tokens need, and publish those that are sealed: of the num_written first tokens.
 
         Raises: CapacityError when the pool has fewer than num_missing(len(tokens)).
         """
@@ -56,7 +56,7 @@ class PageTable:
         if missing > self.pool.num_available:
             raise CapacityError(f"{missing} pages were asked for, {self.pool.num_available} are available")
         self.pages += [self.pool.take() for _ in range(missing)]
-        self._seal(tokens)
+        self._seal(tokens, len(tokens) if num_written is None else num_written)
 
     def next_run(self, model: int, num_tokens: int) -> tuple[int, int]:
         """(start, end) of the first held positions below num_tokens that the model has not seen; equal if none."""
@@ -87,16 +87,20 @@ class PageTable:
         The page that's cut may be shared: then a copy goes on in its place. If there is no page for that, all are
         given back, as at a preemption.
         """
-        self._seal(tokens)  # so that what is dropped may be found again
+        self._seal(tokens, len(tokens))  # so that what is dropped may be found again
         size, num_full = self.pool.page_size, num_tokens // self.pool.page_size
-        for page in reversed(self.pages[-(-num_tokens // size) :]):
-            self.pool.release(page)
-        del self.pages[-(-num_tokens // size) :]
+        self._drop_pages(-(-num_tokens // size))
         if num_full < len(self.pages) and not self._own(num_full):
             self.pool.release(self.pages.pop())
             self.release(tokens[: num_full * size])
         del self._keys[num_full:]
         self._num_sealed = min(self._num_sealed, num_full)
+        self.cut(num_tokens)
+
+    def cut(self, num_tokens: int) -> None:
+        """Keep what is known of the first num_tokens tokens; no page of the others has been sealed."""
+        size, num_full = self.pool.page_size, num_tokens // self.pool.page_size
+        self._drop_pages(-(-num_tokens // size))
         self._cursor = [min(cursor, num_tokens) for cursor in self._cursor]
         if num_full < len(self.pages):
             for marks in self.pool.filled:
@@ -104,13 +108,16 @@ class PageTable:
 
     def release(self, tokens: Sequence[int]) -> None:
         """Give all pages back. What is filled stays cached while it can, the beginning of the stream longest."""
-        self._seal(tokens)
+        self._seal(tokens, len(tokens))
         self._publish_tail(tokens)
-        for page in reversed(self.pages):
-            self.pool.release(page)
-        self.pages = []
+        self._drop_pages(0)
         self.is_attached = False
         self._cursor = [0] * len(self._cursor)
+
+    def _drop_pages(self, num_kept: int) -> None:
+        for page in reversed(self.pages[num_kept:]):
+            self.pool.release(page)
+        del self.pages[num_kept:]
 
     def _own(self, i: int) -> bool:
         """Make page i one that no other table has or can find; False if that takes a page and there is none."""
@@ -126,7 +133,7 @@ class PageTable:
         return True
 
     def _match(self, tokens: Sequence[int]) -> list[int]:
-        self._extend_keys(tokens)
+        self._extend_keys(tokens, len(tokens))
         pages = []
         for key in self._keys[: max(len(tokens) - 1, 0) // self.pool.page_size]:
             page = self.pool.find(key)
@@ -148,10 +155,10 @@ class PageTable:
         self.pool.release(source)
         self.pages.append(target)
 
-    def _seal(self, tokens: Sequence[int]) -> None:
-        self._extend_keys(tokens)
+    def _seal(self, tokens: Sequence[int], num_written: int) -> None:
+        self._extend_keys(tokens, num_written)
         size = self.pool.page_size
-        num_full = min(len(tokens) // size, len(self.pages))
+        num_full = min(num_written // size, len(self.pages))
         for i in range(self._num_sealed, num_full):
             content = Content(self._parent(i), tuple(tokens[i * size : (i + 1) * size]), self._keys[i])
             self.pool.publish(self.pages[i], content)
@@ -167,8 +174,8 @@ class PageTable:
     def _parent(self, i: int) -> bytes:
         return self._keys[i - 1] if i else self._root
 
-    def _extend_keys(self, tokens: Sequence[int]) -> None:
+    def _extend_keys(self, tokens: Sequence[int], num_written: int) -> None:
         size = self.pool.page_size
-        for i in range(len(self._keys), len(tokens) // size):
+        for i in range(len(self._keys), num_written // size):
             page_tokens = array("q", tokens[i * size : (i + 1) * size])
             self._keys.append(blake2b(self._parent(i) + page_tokens.tobytes(), digest_size=16).digest())

@@ -60,15 +60,14 @@ class Phases:
         self.phase = Phase.ANSWER
         self._answer_start = num_tokens
 
-    def is_out_of_room(self, num_tokens: int, stream_len: int) -> bool:
-        """Whether max_tokens, the answer's budget or the context is used up."""
-        limit = self._request.sampling.max_tokens
-        num_answer_tokens = 0 if self.is_thinking else num_tokens - self._answer_start
-        return (
-            (limit is not None and num_tokens >= limit)
-            or num_answer_tokens >= self._request.max_answer_tokens
-            or stream_len >= self._request.max_model_len
-        )
+    def num_tokens_left(self, num_tokens: int, stream_len: int) -> int:
+        """How many tokens max_tokens, the answer's budget and the context leave."""
+        left = [self._request.max_model_len - stream_len]
+        if self._request.sampling.max_tokens is not None:
+            left.append(self._request.sampling.max_tokens - num_tokens)
+        if not self.is_thinking:
+            left.append(self._request.max_answer_tokens - (num_tokens - self._answer_start))
+        return max(min(left), 0)
 
     def mark(self) -> tuple[int, tuple[bool, bytes]]:
         """Where a step begins, for `take_back`: no phase changes within one."""

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from glimp_engine.outputs import Logprob
 from glimp_engine.sequences.request import Request
+from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.streams import Streams
-from glimp_engine.sequences.transcript import SampledToken
 
 __all__ = ["PromptLogprobs", "make_prompt_logprobs"]
 

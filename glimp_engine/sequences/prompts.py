@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from glimp_engine.errors import ConfigError, RequestError, shown
 from glimp_engine.routing import Model, RoutingParams
 from glimp_engine.sequences.pages import PagePool
-from glimp_engine.sequences.streams import Dictionary, Streams, TokenStream
+from glimp_engine.sequences.streams import Dictionary, Streams
+from glimp_engine.sequences.token_stream import TokenStream
 from glimp_engine.text import Chat, Text
 
 __all__ = ["Prompt", "PromptText", "check_type", "list_prompts", "make_streams", "one_for_each", "read_prompt"]

@@ -32,7 +32,7 @@ class Request:
     seed: int
     is_thinking: bool  # the prompt ends inside <think>
     max_model_len: int
-    rules: dict[Model, TokenRules]  # of each model that may run
+    rules: dict[Model, TokenRules]  # of each model that may write, or propose by them
 
     @property
     def max_answer_tokens(self) -> int:

@@ -8,7 +8,10 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from glimp_engine.routing import Model
+from glimp_engine.sequences.awaited import Use
 from glimp_engine.sequences.pages import PageCopy, PagePool
+from glimp_engine.sequences.proposing import Proposing
+from glimp_engine.sequences.rows import first_place, places
 from glimp_engine.sequences.sequence import Sequence
 
 __all__ = ["Plan", "Scheduler", "SequenceError", "Work"]
@@ -28,11 +31,6 @@ class Work:
     num_rows: int  # of logits that are sampled for the sequence, and for those to be forked off it
     is_rerun: bool
     pages: list[int]  # that hold these positions
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the forward reaches the stream's last token, so that the next one can be sampled."""
-        return self.end == len(self.sequence.stream)
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,20 @@ class Scheduler:
     - Of the models that have something to do, the one that has been served less runs next; it's charged the bytes of
       its weights for each tick. So both get equal shares of the memory's time, and neither starves the other.
     - Within a tick single tokens go first, then longer runs in the order of arrival, cut at max_batch_tokens.
-    - When pages run out, the newest sequence gives its pages back and waits at the head of the queue.
+    - When pages run out, first all proposals go, then the newest sequence gives its pages back and waits at the head of
+      the queue.
     """
 
     def __init__(
-        self, pool: PagePool, max_batch_size: int, max_batch_tokens: int, forward_bytes: tuple[int, ...]
+        self,
+        pool: PagePool,
+        max_batch_size: int,
+        max_batch_tokens: int,
+        forward_bytes: tuple[int, ...],
+        proposing: Proposing,
     ) -> None:
         self.pool = pool
+        self.proposing = proposing
         self.running: list[Sequence] = []  # both in the order of arrival
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
@@ -97,12 +102,14 @@ class Scheduler:
         model = Model.SMALL
         try:
             self._admit()
+            self._propose()
             while self.running:
                 model = self._next_model()
                 self._hold_pages(model)
                 self._batch(model, work)
                 if work:
-                    self._served[model] += self._forward_bytes[model]
+                    only_proposes = all(each.sequence.awaited.use is Use.PROPOSAL for each in work)
+                    self._served[Model.LARGE if only_proposes else model] += self._forward_bytes[model]
                     return Plan(model, work, self.pool.collect_copies())
         except BaseException as error:
             self.undo(Plan(model, work, []))
@@ -135,6 +142,10 @@ class Scheduler:
         if not any(sequence.streams.num_seen):
             self.num_cached_tokens += stream.table.next_run(sequence.model, len(stream))[0]
 
+    def _propose(self) -> None:
+        for sequence in self.proposing.prepare(self.running):
+            self._at = sequence
+
     def _next_model(self) -> Model:
         busy = [any(sequence.model == model for sequence in self.running) for model in range(len(self._served))]
         least = min(served for model, served in enumerate(self._served) if busy[model])
@@ -149,12 +160,20 @@ class Scheduler:
             self._at, stream = sequence, sequence.stream
             while sequence in self.running and sequence.model == model:
                 if stream.table.is_attached and stream.table.num_missing(len(stream)) <= self.pool.num_available:
-                    stream.table.hold(stream.tokens)
+                    stream.table.hold(stream.tokens, stream.num_written)
                     break
                 if not stream.table.is_attached and stream.table.can_attach(stream.tokens, headroom=0):
                     self._attach(sequence)
                     break
-                self._preempt_newest()
+                if not self._drop_proposals():
+                    self._preempt_newest()
+
+    def _drop_proposals(self) -> bool:
+        """Take back all proposals, and what waits for them; whether there were any."""
+        with_some = [sequence for sequence in self.running if sequence.proposals]
+        for sequence in with_some:
+            sequence.proposals.drop()
+        return bool(with_some)
 
     def _preempt_newest(self) -> None:
         sequence = self.running.pop()
@@ -165,19 +184,18 @@ class Scheduler:
     def _batch(self, model: Model, work: list[Work]) -> None:
         """Each sequence's part of the tick; tokens, and rows beyond a sequence's first, are taken from one budget."""
         sequences = [sequence for sequence in self.running if sequence.model == model]
-        sequences.sort(key=lambda sequence: sequence.num_unseen > 1)  # stable: otherwise in the order of arrival
+        sequences.sort(key=lambda sequence: sequence.is_behind)  # stable: otherwise in the order of arrival
         budget = self._max_batch_tokens
         for sequence in sequences:
-            if budget == 0:
+            if budget <= 0:  # the rows of a question are charged though they may not fit
                 break
             self._at, stream, table = sequence, sequence.stream, sequence.stream.table
             start, end, is_rerun = next_run(sequence, model)
-            is_scored = sequence.prompt_logprobs.next_position is not None
+            has_rows = bool(stream.proposals) or sequence.prompt_logprobs.next_position is not None
             # with a row for each token too, and one of all rows free, as for any sequence
-            end = min(end, start + ((budget + 1) // 2 if is_scored else budget))
+            end = min(end, start + ((budget + 1) // 2 if has_rows else budget))
             budget -= end - start
-            num_scored = len(sequence.prompt_logprobs.places(start, end))
-            budget -= num_scored if end == len(stream) else max(num_scored - 1, 0)
+            budget -= max(len(places(sequence, start, end)) - 1, 0)
             num_rows = min(1 + sequence.awaited.num_unborn, 1 + budget) if end == len(stream) else 0
             budget -= max(num_rows - 1, 0)
             size = self.pool.page_size
@@ -190,15 +208,13 @@ class Scheduler:
 def next_run(sequence: Sequence, model: Model) -> tuple[int, int, bool]:
     """(start, end, whether they are run again) of the positions that the model has to run next for a sequence.
 
-    Where the K/V is there already and the logits are wanted all the same, a position is run again: the last one, which
-    the next token follows, and those of a prompt whose log-probabilities are asked for.
+    Where the K/V is there already and the logits are wanted all the same, positions are run again: those before the
+    first place that something is to be drawn at, up to what has not been run.
     """
     stream = sequence.stream
     start, end = stream.table.next_run(model, len(stream))
-    unscored = sequence.prompt_logprobs.next_position
-    if unscored is not None and unscored < start:
-        return unscored, start, True
-    return (len(stream) - 1, len(stream), True) if start == end else (start, end, False)
+    place = first_place(sequence)
+    return (place - 1, start, True) if place - 1 < start else (start, end, False)
 
 
 def arrival(sequence: Sequence) -> tuple[int, int]:

@@ -2,26 +2,28 @@
 
     PROMPT -> GLIMPSE -> SMALL_STEP | LARGE_STEP -> GLIMPSE ... -> ANSWER -> DONE
 
-`awaited` says which model has to run next, and what for: to be glimpsed, to write, or to judge a draft. The engine runs
-it, then calls `take_glimpse`, `write` or `take_score` with what was sampled, and gets the events back. Each part of a
-life has an owner: see the attributes.
+`awaited` says which model has to run next, and what for: to be glimpsed, to write, to judge a draft, or to propose. The
+engine runs it, calls `take` with what was sampled, then `follow` with each draw that is known; both give events. Each
+part of a life has an owner: see the attributes.
 """
 
 import math
 
 from glimp_engine.errors import RequestError
-from glimp_engine.outputs import CompletionOutput, Event, FinishReason, StepEnd, StepStart, Token
+from glimp_engine.outputs import CompletionOutput, Event, FinishReason, Proposer, StepEnd, StepStart, Token
 from glimp_engine.routing import Glimpse, Model, RouteContext, Verdict
 from glimp_engine.sequences.awaited import Awaited, Use
 from glimp_engine.sequences.drafts import OpenDraft, encode_question, read_score
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.phases import Phases
 from glimp_engine.sequences.prompt_logprobs import make_prompt_logprobs
+from glimp_engine.sequences.proposals import Proposals
 from glimp_engine.sequences.request import Request
+from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.steps import StepLog
-from glimp_engine.sequences.streams import Streams, TokenStream
-from glimp_engine.sequences.token_rules import Biases
-from glimp_engine.sequences.transcript import SampledToken, Transcript, Voice
+from glimp_engine.sequences.streams import Streams
+from glimp_engine.sequences.token_stream import TokenStream
+from glimp_engine.sequences.transcript import Transcript, Voice
 from glimp_engine.text import Boundary, ThinkingMarks
 
 __all__ = ["Sequence"]
@@ -38,6 +40,7 @@ class Sequence:
         self.phases = Phases(request)  # thinking and answer, and their budgets
         self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
         self.awaited = Awaited(num_unborn=request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
+        self.proposals = Proposals(streams, self.awaited, voices)  # behind what is written, for the writer to confirm
         self.prompt_logprobs = make_prompt_logprobs(request, index, streams)
         self.draft: OpenDraft | None = None  # the open step, while it may be taken back
         self.finish_reason: FinishReason | None = None
@@ -57,9 +60,15 @@ class Sequence:
         return self.streams.of(self.awaited.model)
 
     @property
-    def num_unseen(self) -> int:
-        """Positions that the model has to run next, where it has pages."""
-        return len(self.stream) - self.stream.table.next_run(self.model, len(self.stream))[0]
+    def num_tokens_left(self) -> int:
+        """How many tokens its budgets and the context leave."""
+        return self.phases.num_tokens_left(len(self.transcript.token_ids), self.stream.num_written)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the model has to read more than the last token, and proposals, where it has pages."""
+        stream = self.stream
+        return stream.table.next_run(self.model, len(stream))[0] < stream.num_written - 1
 
     @property
     def is_glimpsed_next(self) -> bool:
@@ -68,42 +77,17 @@ class Sequence:
 
     @property
     def small_below(self) -> float:
-        """Nats below which a glimpse certainly leaves the next step to the small model."""
-        return self.request.needs.small_below if self.is_glimpsed_next else math.inf
+        """Nats below which a glimpse certainly leaves the next step to the small model; what it proposes is none."""
+        is_glimpsed = self.is_glimpsed_next and self.awaited.use is not Use.PROPOSAL
+        return self.request.needs.small_below if is_glimpsed else math.inf
 
-    def rows_to_sample(self, start: int, end: int, num_rows: int) -> list[tuple[int, int]]:
-        """(sequence index, tokens of the stream behind its place) of each row of a forward over positions start:end.
-
-        At the stream's end there are num_rows: those of the next sequences to be forked off, so that however few there
-        are each brings the birth of one, then the sequence's own; a glimpse is the sequence's own and comes first.
-        Within the prompt there are those of the tokens whose log-probabilities are asked for.
-
-        A question's forward samples too what the large model would write in the draft's place, and after the draft:
-        if a step is taken back, the one that replaces it begins with that, and no position has to be run again.
-        """
-        num_tokens, awaited = len(self.stream), self.awaited
-        first_unborn = self.request.sampling.n - awaited.num_unborn
-        unborn = range(first_unborn, self.request.sampling.n)
-        members = [self.index, *unborn] if awaited.use is Use.GLIMPSE else [*unborn, self.index]
-        rows = [(index, 0) for index in members[:num_rows]] if end == num_tokens else []
-        if self.draft is not None and awaited.use is Use.SCORE and not self.request.sampling.follows_text:
-            places = (self.draft.stream_lens[-1], num_tokens - awaited.num_question_tokens)
-            rows += [(self.index, num_tokens - place) for place in places if start < place <= end]
-        return rows + [(self.index, num_tokens - place) for place in self.prompt_logprobs.places(start, end)]
-
-    def is_of_prompt(self, num_after: int) -> bool:
-        """Whether a row, with that many tokens of the stream behind its place, scores a token of the prompt."""
-        return num_after > 0 and self.awaited.use is not Use.SCORE
-
-    def biases(self, num_after: int) -> Biases:
-        """Those of the logits of a row; one of the prompt has only one token that can be drawn, its own."""
-        tokens, model = self.stream.tokens, self.awaited.model
-        place = len(tokens) - num_after
-        if self.is_of_prompt(num_after):
-            return Biases({self.prompt_logprobs.token_at(place): 0.0}, listed_only=True)
-        rules = self.request.rules[model]
-        start = max(self.stream.num_prompt_tokens, place - rules.max_word_len)
-        return rules.biases(self.streams.ids_for(model, start, place), len(self.transcript.token_ids))
+    @property
+    def draw(self) -> SampledToken | None:
+        """What the awaited model is known to draw next; None where it has to run first, or forks are to be born."""
+        awaited, stream = self.awaited, self.stream
+        if awaited.use is Use.GLIMPSE or (awaited.use is Use.TOKEN and not awaited.num_unborn):
+            return stream.draws[awaited.model].get(stream.num_written)
+        return None
 
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
@@ -111,16 +95,35 @@ class Sequence:
 
     # What was sampled.
 
-    def take_prompt(self, samples: dict[int, SampledToken]) -> None:
-        """Scores of the prompt's tokens, by how many tokens stand behind their places."""
-        for num_after in sorted(samples, reverse=True):
-            self.prompt_logprobs.take(len(self.stream) - num_after, samples[num_after])
+    def take(self, samples: dict[int, SampledToken], now: float) -> list[Event]:
+        """Take what a forward of the awaited model has drawn, by place.
 
-    def take_glimpse(self, sampled: SampledToken, now: float) -> list[Event]:
-        """Let the router decide who writes the step that the small model has just been glimpsed for.
-
-        Raises: RequestError when the router does.
+        Raises: RequestError when a prompt or a question brings no numbers, or the router fails to judge a draft.
         """
+        num_prompt_tokens = self.stream.num_prompt_tokens
+        for place in [place for place in samples if place < num_prompt_tokens]:
+            self.prompt_logprobs.take(place, self._checked(samples.pop(place)))
+        end = len(self.stream)
+        self.stream.draws[self.model].update(samples)
+        if self.awaited.use is Use.SCORE and end in samples:
+            return self._take_score(self._checked(samples[end]), now)
+        return []
+
+    def follow(self, draw: SampledToken, now: float) -> list[Event]:
+        """Go on with what the awaited model draws next.
+
+        Raises: RequestError when it's no number, or the router fails.
+        """
+        sampled = self._checked(draw)
+        return self._take_glimpse(sampled, now) if self.awaited.use is Use.GLIMPSE else self.write(sampled, now)
+
+    def _checked(self, sampled: SampledToken) -> SampledToken:
+        if math.isnan(sampled.entropy):
+            raise RequestError(f"the {self.model} model's logits are not numbers")
+        return sampled
+
+    def _take_glimpse(self, sampled: SampledToken, now: float) -> list[Event]:
+        """Let the router decide who writes the step that the small model has just been glimpsed for."""
         self.awaited.use = Use.TOKEN
         top = tuple(logprob for _, logprob in sampled.top_logprobs)
         glimpse = Glimpse(sampled.entropy, sampled.token_id, sampled.logprob, top)
@@ -131,21 +134,15 @@ class Sequence:
         first_tokens = sampled.top_logprobs[: self.request.routing.glimpse_logprobs]
         return self._open_step(model, now, glimpse.entropy, first_tokens)
 
-    def take_score(self, samples: dict[int, SampledToken], now: float) -> list[Event]:
-        """Take the question back, and let the router judge the draft by the answer, once it's there.
-
-        `samples` has, by how many tokens stand behind its place, what was sampled of each of `rows_to_sample`.
-
-        Raises: RequestError when the router does.
-        """
-        awaited, end = self.awaited, len(self.stream)
-        awaited.large_choices.update({end - num_after: each for num_after, each in samples.items() if num_after})
-        if 0 not in samples:
-            return []
-        self.streams.truncate(Model.LARGE, end - awaited.num_question_tokens)
+    def _take_score(self, sampled: SampledToken, now: float) -> list[Event]:
+        """Take the question back, and let the router judge the draft by the answer."""
+        awaited = self.awaited
+        assert self.draft is not None
+        assert self.draft.question_mark is not None
+        self.streams.restore_one(Model.LARGE, self.draft.question_mark)
         awaited.use, awaited.num_question_tokens = Use.TOKEN, 0
         self._run_next(Model.SMALL)
-        return self._judge(read_score(self._voices[Model.LARGE].text, samples[0]), now)
+        return self._judge(read_score(self._voices[Model.LARGE].text, sampled), now)
 
     def write(self, sampled: SampledToken, now: float) -> list[Event]:
         """Append a token that `model` has written, and follow what it completes; of a draft nothing is told yet.
@@ -156,13 +153,16 @@ class Sequence:
             raise RequestError(
                 f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
             )
-        self.streams.write(self.model, sampled.token_id)
+        checked = self.proposals.check(sampled.token_id)
+        self.steps.count_proposals(checked.num_proposed, checked.num_accepted)
         text, boundary = self.transcript.write(self.model, sampled)
         boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
         self._mark_written()
         self.steps.count(sampled, bool(self._voices[self.model].has_digit[sampled.token_id]))
         self.phases.count_token()
-        events: list[Event] = [self._token(self.model, sampled.token_id, text, sampled.logprob)]
+        events: list[Event] = [
+            self._token(self.model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused)
+        ]
         if self.draft is None:
             return events + self._follow(boundary, now)
         self.draft.events += events
@@ -238,15 +238,7 @@ class Sequence:
         if is_draft:
             draft.events, self.draft = events, draft
             return []
-        if model is Model.LARGE:
-            events += self._write_choice(now)
         return events + self._finish_without_room(now)
-
-    def _write_choice(self, now: float) -> list[Event]:
-        """Begin a large step with what a question's forward has sampled for this place, if one has run over it."""
-        choice = self.awaited.large_choices.get(len(self.stream))
-        self.awaited.large_choices.clear()
-        return [] if choice is None else self.write(choice, now)
 
     def _close_step(self, now: float) -> list[Event]:
         step = self.steps.close(now)
@@ -268,9 +260,11 @@ class Sequence:
             return self._judge(None, now)
         self._run_next(Model.LARGE)
         question_ids = encode_question(question, self._voices[Model.LARGE].text, self.streams)
+        self.stream.drop_proposals()
         if len(self.stream) + len(question_ids) > self.request.max_model_len:
             self._run_next(Model.SMALL)
             return self._keep_draft() + self._follow(boundary, now)
+        self.draft.question_mark = self.stream.mark()
         for token_id in question_ids:
             self.streams.write(Model.LARGE, token_id)
         self.awaited.use, self.awaited.num_question_tokens = Use.SCORE, len(question_ids)
@@ -348,6 +342,7 @@ class Sequence:
         """Write </think> in the model's stead, on a line of its own."""
         events: list[Event] = []
         text = self._voices[self.model].text
+        self.stream.drop_proposals()
         for token_id in text.end_of_thinking(self.transcript.plain_text, self._marks):
             self.streams.write(self.model, token_id)
             events.append(self._token(None, token_id, self.transcript.force(self.model, token_id), None))
@@ -369,7 +364,7 @@ class Sequence:
         return []
 
     def _is_out_of_room(self) -> bool:
-        return self.phases.is_out_of_room(len(self.transcript.token_ids), len(self.stream))
+        return self.num_tokens_left == 0
 
     def _mark_written(self) -> None:
         assert self.transcript.writer is not None
@@ -377,5 +372,14 @@ class Sequence:
             self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.plain_text)
         )
 
-    def _token(self, model: Model | None, token_id: int, text: str, logprob: float | None) -> Token:
-        return Token(self.request.request_id, self.index, len(self.steps) - 1, model, token_id, text, logprob)
+    def _token(
+        self,
+        model: Model | None,
+        token_id: int,
+        text: str,
+        logprob: float | None,
+        proposer: Proposer | None = None,
+        refused: tuple[int, ...] = (),
+    ) -> Token:
+        step_index = len(self.steps) - 1
+        return Token(self.request.request_id, self.index, step_index, model, token_id, text, logprob, proposer, refused)

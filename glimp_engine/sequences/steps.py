@@ -2,7 +2,8 @@
 
 from glimp_engine.outputs import Phase, Step
 from glimp_engine.routing import Draft, Glimpse, Model
-from glimp_engine.sequences.transcript import SampledToken, Transcript
+from glimp_engine.sequences.samples import SampledToken
+from glimp_engine.sequences.transcript import Transcript
 
 __all__ = ["StepLog"]
 
@@ -53,6 +54,11 @@ class StepLog:
         if has_digit:
             entropy, num_tokens = self._numbers
             self._numbers = entropy + sampled.entropy, num_tokens + 1
+
+    def count_proposals(self, num_proposed: int, num_accepted: int) -> None:
+        """What the open step's writer was shown, and what it confirmed of it."""
+        self.last.num_proposed_tokens += num_proposed
+        self.last.num_accepted_tokens += num_accepted
 
     def draft(self, score: float | None) -> Draft:
         """The open step as its router judges it."""

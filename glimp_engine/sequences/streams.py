@@ -5,15 +5,13 @@ tokens only, where the prompt means the same in both: ids are then mapped throug
 stream of its own ids, and what the other one wrote is carried over when a model next needs it.
 """
 
-from collections import Counter
-
 from glimp_engine.errors import RequestError
 from glimp_engine.routing import Model
-from glimp_engine.sequences.page_table import PageTable
 from glimp_engine.sequences.pages import PagePool
+from glimp_engine.sequences.token_stream import Outcome, StreamMark, TokenStream
 from glimp_engine.text import Pair, Text
 
-__all__ = ["Dictionary", "Streams", "TokenStream"]
+__all__ = ["Dictionary", "Streams"]
 
 
 class Dictionary:
@@ -62,36 +60,6 @@ class Dictionary:
         return carried
 
 
-class TokenStream:
-    """Token ids in one model's vocabulary, prompt first, and the pages of their K/V."""
-
-    def __init__(self, prompt: list[int], vocabulary: Model, pool: PagePool) -> None:
-        self.tokens = list(prompt)
-        self.num_prompt_tokens = len(prompt)
-        self.vocabulary = vocabulary
-        self.table = PageTable(pool, vocabulary=str(vocabulary).encode())
-        self._num_counted = self.num_prompt_tokens
-        self._counts = Counter[int]()
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def truncate(self, num_tokens: int) -> None:
-        """Keep the first num_tokens tokens, and what either model has seen of them."""
-        self.table.truncate(self.tokens, num_tokens)
-        del self.tokens[num_tokens:]
-        self._counts.clear()
-        self._num_counted = self.num_prompt_tokens
-
-    def counts(self) -> Counter[int]:
-        """How often each token stands in the stream after the prompt; the prompt's other tokens have 0."""
-        if not self._counts:
-            self._counts.update(dict.fromkeys(self.tokens[: self.num_prompt_tokens], 0))
-        self._counts.update(self.tokens[self._num_counted :])
-        self._num_counted = len(self.tokens)
-        return self._counts
-
-
 class Streams:
     """What each model reads of one sequence."""
 
@@ -120,12 +88,14 @@ class Streams:
         """Tokens of the model's stream in its own ids."""
         return tokens if self._of[model].vocabulary is model else self._dictionary.map_ids(tokens, model)
 
-    def write(self, model: Model, token_id: int) -> None:
-        """Append what the model has written, in its own ids, to its stream."""
-        stream = self._of[model]
-        if stream.vocabulary is not model:
-            token_id = self._dictionary.map_ids([token_id], stream.vocabulary)[0]
-        stream.tokens.append(token_id)
+    def write(self, model: Model, token_id: int) -> list[Outcome]:
+        """Let what the model has written, in its own ids, stand in its stream, and say what becomes of proposals."""
+        return self._of[model].write(self.in_stream(model, token_id))
+
+    def in_stream(self, model: Model, token_id: int) -> int:
+        """A token of the model's in the ids of its stream."""
+        vocabulary = self._of[model].vocabulary
+        return token_id if vocabulary is model else self._dictionary.map_ids([token_id], vocabulary)[0]
 
     def has_words_for(self, model: Model, token_ids: list[int]) -> bool:
         """Whether the model's stream can hold these ids of its own."""
@@ -139,6 +109,7 @@ class Streams:
         pending = output_ids[self._num_carried[model] :]
         if pending:
             unseen_text = text[self._chars_carried[model] :]
+            self._of[model].drop_proposals()
             self._of[model].tokens += self._dictionary.carry(pending, unseen_text, model)
         self.mark_carried(model, len(output_ids), len(text))
 
@@ -156,27 +127,34 @@ class Streams:
         return seen
 
     def release_pages(self) -> None:
-        """Give all pages back; the sequence can go on later where it is now."""
+        """Give all pages back; the sequence can go on later where it is now, without its proposals."""
+        for stream in self.distinct():
+            stream.drop_proposals()
         self.num_seen = self.positions_seen()
         for stream in self.distinct():
             stream.table.release(stream.tokens)
 
-    def truncate(self, model: Model, num_tokens: int) -> None:
-        """Keep the first num_tokens tokens of the model's stream."""
+    def restore_one(self, model: Model, mark: StreamMark) -> None:
+        """Take the model's stream back to where it stood; the other goes on if it has one of its own."""
         seen = self.positions_seen()
-        self._of[model].truncate(num_tokens)
-        self.num_seen = [min(seen[each], len(self._of[each])) for each in Model]
+        self._of[model].restore(mark)
+        self._forget(seen)
 
-    def lengths(self) -> list[int]:
-        """Of each distinct stream, for `take_back`."""
-        return [len(stream) for stream in self.distinct()]
+    def mark(self) -> list[StreamMark]:
+        """Where each distinct stream stands, for `restore`."""
+        return [stream.mark() for stream in self.distinct()]
 
-    def take_back(self, lengths: list[int], num_tokens: int, num_chars: int) -> None:
-        """Cut the streams to these lengths, which they had when both held exactly that much of the output."""
-        for stream, length in zip(self.distinct(), lengths, strict=True):
-            self.truncate(stream.vocabulary, length)
+    def restore(self, marks: list[StreamMark], num_tokens: int, num_chars: int) -> None:
+        """Go back to these marks, at which all streams held exactly that much of the output."""
+        seen = self.positions_seen()
+        for stream, mark in zip(self.distinct(), marks, strict=True):
+            stream.restore(mark)
+        self._forget(seen)
         for model in Model:
             self.mark_carried(model, num_tokens, num_chars)
+
+    def _forget(self, seen: list[int]) -> None:
+        self.num_seen = [min(seen[model], len(self._of[model])) for model in Model]
 
     def fork(self, pool: PagePool) -> "Streams":
         """The same tokens with page tables of their own, which find the shared pages in the prefix cache."""

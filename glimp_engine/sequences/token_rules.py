@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from glimp_engine.errors import RequestError
@@ -50,12 +51,16 @@ def ends_with(tokens: Sequence[int], end: list[int]) -> bool:
 
 
 def make_rules(sampling: SamplingParams, dictionary: Dictionary, models: Iterable[Model]) -> dict[Model, TokenRules]:
-    """The rules for each of these models.
+    """The rules for each of these models, and for the small one, which may propose, if they can be said in its ids.
 
     Raises: RequestError when an id isn't in the small model's vocabulary or has no one token in the large model's, or
             when no token is left that may be written.
     """
-    return {model: rules_for(sampling, dictionary, model) for model in models}
+    rules = {model: rules_for(sampling, dictionary, model) for model in models}
+    if Model.SMALL not in rules:
+        with suppress(RequestError):
+            rules[Model.SMALL] = rules_for(sampling, dictionary, Model.SMALL)
+    return rules
 
 
 def rules_for(sampling: SamplingParams, dictionary: Dictionary, model: Model) -> TokenRules:

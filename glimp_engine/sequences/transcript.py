@@ -7,10 +7,11 @@ from typing import Any
 from glimp_engine.outputs import Logprob, Step
 from glimp_engine.routing import Model
 from glimp_engine.sampling import SamplingParams
+from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.token_rules import TokenRules
 from glimp_engine.text import Boundary, BoundaryTable, StopStrings, Text, TextWithout
 
-__all__ = ["SampledToken", "Transcript", "TranscriptMark", "Voice"]
+__all__ = ["Transcript", "TranscriptMark", "Voice"]
 
 
 @dataclass(frozen=True)
@@ -20,24 +21,6 @@ class Voice:
     text: Text
     boundaries: BoundaryTable
     has_digit: bytes  # [V] 0 or 1
-
-
-@dataclass(frozen=True)
-class SampledToken:
-    """What `sample` gave for one logit row, in the ids of the model that ran; log-probabilities and entropy in nats."""
-
-    token_id: int
-    entropy: float
-    logprob: float
-    token_class: int
-    top_logprobs: list[tuple[int, float]]  # (token id, log-probability), descending
-
-    def logprobs(self, num_logprobs: int) -> dict[int, Logprob]:
-        """The token's log-probability and the num_logprobs largest ones, as vLLM reports them."""
-        top = enumerate(self.top_logprobs[:num_logprobs], start=1)
-        logprobs = {token_id: Logprob(logprob, rank) for rank, (token_id, logprob) in top}
-        logprobs.setdefault(self.token_id, Logprob(self.logprob))
-        return logprobs
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from glimp_engine.kernels import STEP_LOOP_LIBRARY
 
 __all__ = ["LoopState", "StepLoop"]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 FIELDS = (
     *("token_ids", "positions", "slots", "sample_positions", "kv_len"),
     *("token", "entropy", "logprob", "token_class", "next_state", "completes", "num_classes"),
-    *("state", "awaits_glimpse", "small_below", "ends_at_step", "control"),
+    *("state", "awaits_glimpse", "small_below", "ends_at_step", "min_logprob", "control"),
     *("samples", "num_done", "is_over", "stop"),
 )
 

@@ -103,6 +103,7 @@ def test_raw_prompts_bypass_the_template(run):
         (["--device", "gpu", PROMPT], "glimp: device is 'gpu'"),
         (["--dtype", "int3", PROMPT], "glimp: dtype is 'int3'"),
         (["--raw", ""], "glimp: prompt is ''"),
+        (["--speculation", "large", PROMPT], "glimp: speculation is 'large'; allowed: auto, off, or who proposes"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(run, arguments, message):

@@ -75,7 +75,7 @@ def test_greedy_equals_transformers(engine, small_path):
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_no_token_is_computed_twice_and_a_hand_over_costs_one_forward(small_path, large_path, sampling):
     for prompt in PROMPTS:
-        engine = Engine(small_path, large_path)
+        engine = Engine(small_path, large_path, speculation="off")
         slots = Slots(engine)
         output = engine.generate(prompt, sampling, routing(GlimpRouter(2.2)), use_tqdm=False)[0]
         completion, stats = output.outputs[0], engine.stats()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from proposers import Whims
 from quiet_main import quiet_main
 
 from glimp_engine.cli.main import main
@@ -119,6 +120,45 @@ def test_what_a_line_of_the_results_says(unbroken):
     timings = read(unbroken, "timings.jsonl")
     assert len(timings) == len(lines)
     assert all(0 < timing["first_token_seconds"] <= timing["seconds"] for timing in timings)
+
+
+def test_proposals_are_counted_beside_the_times_and_change_no_result(
+    problems, pair, unbroken, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("glimp_engine.engine.Proposing", lambda *parts: Whims(1))
+    assert evaluate(problems, pair, tmp_path, "--repeats", "2") == 0
+    assert (tmp_path / "results.jsonl").read_bytes() == (unbroken / "results.jsonl").read_bytes()
+    timings = read(tmp_path, "timings.jsonl")
+    sums = {name: sum(timing[f"num_{name}_tokens"] for timing in timings) for name in ("proposed", "accepted")}
+    assert sums["proposed"] > sums["accepted"] > 0
+    assert all(timing["num_proposed_tokens"] >= timing["num_accepted_tokens"] for timing in timings)
+    printed = capsys.readouterr().out
+    for router in ("small", "glimp:2.2"):
+        own = [timing for timing in timings if timing["router"] == router]
+        proposed, accepted = (sum(timing[f"num_{name}_tokens"] for timing in own) for name in ("proposed", "accepted"))
+        cells = f"{proposed / len(own):.1f}", f"{accepted / proposed:.1%}"
+        line = next(line for line in printed.splitlines() if f" {router} " in line)
+        assert [cell.strip() for cell in line.split("│")[-3:-1]] == list(cells)
+        assert "<td>{}</td><td>{}</td>".format(*cells) in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_without_proposals_goes_on_without_them_only(problems, pair, tmp_path, capsys):
+    """Its latencies would be of two kinds; a run of before there were proposals is one without."""
+    small = ("--routers", "small", "--limit", "2")
+    assert evaluate(problems, pair, tmp_path, *small, "--speculation", "off") == 0
+    assert all(timing["num_proposed_tokens"] == 0 for timing in read(tmp_path, "timings.jsonl"))
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert "speculation" not in {**settings["engine"], **settings["routing"]}
+    journal = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    for line in journal:
+        del line["item"]["timing"]["num_proposed_tokens"], line["item"]["timing"]["num_accepted_tokens"]
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in journal))
+    capsys.readouterr()
+    assert evaluate(problems, pair, tmp_path, *small, "--speculation", "off") == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if " small " in line)
+    assert [cell.strip() for cell in row.split("│")[-3:-1]] == ["-", "-"]
+    assert evaluate(problems, pair, tmp_path, *small) == 1
+    assert "which has another run: engine is" in capsys.readouterr().err
 
 
 def test_the_report_has_all_sections(unbroken):

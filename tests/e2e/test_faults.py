@@ -106,7 +106,7 @@ def test_a_router_may_raise_anything(engine, error):
     check_pages(engine)
 
 
-@pytest.mark.parametrize("where", [(Sequence, "write"), (Sequence, "take_glimpse"), (page_table.PageTable, "fill")])
+@pytest.mark.parametrize("where", [(Sequence, "write"), (Sequence, "follow"), (page_table.PageTable, "fill")])
 def test_an_invariant_of_ours_ends_one_sequence(engine, monkeypatch, where):
     expected = alone(engine)
     owner, name = where

@@ -86,7 +86,7 @@ def test_each_step_is_routed_by_its_own_glimpse(scripted):
 
 
 def test_a_model_runs_over_exactly_what_it_has_not_seen(scripted, script):
-    engine = scripted(num_equal={2: 8})
+    engine = scripted(num_equal={2: 8}, speculation="off")
     run(engine, glimp(1.0))
     prompt = script.text.encode(PROMPT, allow_special=True)
     ids = [script.id_of(piece) for piece in STEPS]

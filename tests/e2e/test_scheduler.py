@@ -33,7 +33,7 @@ def drain(engine):
 
 @pytest.mark.parametrize(("weight_bytes", "share"), [((100, 100), 1), ((100, 400), 4), ((300, 100), 1 / 3)])
 def test_both_models_get_equal_shares_of_the_bytes(make_engine, weight_bytes, share):
-    engine = make_engine(weight_bytes=weight_bytes)
+    engine = make_engine(weight_bytes=weight_bytes, speculation="off")
     for i in range(3):
         engine.add_request(f"small {i}", PROMPT, GREEDY, RoutingParams(router=SmallOnly()))
         engine.add_request(f"large {i}", PROMPT, GREEDY, RoutingParams(router=LargeOnly()))

@@ -6,11 +6,13 @@ import re
 import shutil
 
 import pytest
+from proposers import Whims
 
 from glimp_engine.cli.main import main
 
 PROMPT = "How many apples are there in all"
 MIN_CONTRAST = 4.5  # WCAG 2.1, 1.4.3
+MIN_CONTRAST_OF_LINES = 3  # 1.4.11
 HOSTILE = "</script ><!--<script ></script><img src=x onerror=\"document.title='harmed'\"> \"quoted\" & 'so' "
 
 
@@ -29,16 +31,26 @@ def chromium():
 def trace(small_path, large_path, tmp_path, capsys):
     """Runs a prompt, and gives (the run, the path of its page)."""
 
-    def make(*arguments, change=lambda run: None):
-        pair = ["--small", str(small_path), "--large", str(large_path), "--temperature", "0.9", "--max-tokens", "60"]
+    def make(*arguments, change=lambda run: None, large=large_path):
+        pair = ["--small", str(small_path), "--large", str(large), "--temperature", "0.9", "--max-tokens", "60"]
         assert main(["run", *pair, "--router", "glimp:2.2", "--json", *arguments, PROMPT]) == 0
         run = json.loads(capsys.readouterr().out)
         change(run)
         (tmp_path / "run.json").write_text(json.dumps(run))
         assert main(["trace", str(tmp_path / "run.json"), "-o", str(tmp_path / "trace.html")]) == 0
+        capsys.readouterr()
         return run, tmp_path / "trace.html"
 
     return make
+
+
+@pytest.fixture
+def proposed_trace(trace, small_path, monkeypatch):
+    """The same with proposals by whim to what knows the answer; one model as both accepts some of all kinds."""
+    run, _ = trace("--speculation", "off", large=small_path)
+    known = {None: run["outputs"][0]["token_ids"]}
+    monkeypatch.setattr("glimp_engine.engine.Proposing", lambda *parts: Whims(1, knows=known))
+    return lambda **options: trace(large=small_path, **options)
 
 
 @pytest.fixture
@@ -58,17 +70,27 @@ def page(chromium):
 
 
 def test_the_ticks_of_a_run_add_up_to_its_counters(trace):
-    run, _ = trace()
-    for model in ("small", "large"):
-        ticks, stats = [tick for tick in run["ticks"] if tick["model"] == model], run["stats"][model]
-        assert len(ticks) == stats["num_forwards"] > 0
-        assert sum(tick["ended"] - tick["began"] for tick in ticks) == pytest.approx(stats["seconds"])
-        for kind in ("prompt", "catch_up", "question", "decode"):
-            assert sum(each[kind] for tick in ticks for each in tick["tokens"]) == stats[f"{kind}_tokens"]
+    run, _ = trace("--speculation", "off")
+    check_ticks(run)
     completion = run["outputs"][0]
     last_writer = completion["steps"][-1]["model"]
     num_run = sum(run["stats"][last_writer][f"{kind}_tokens"] for kind in ("prompt", "catch_up", "decode"))
     assert num_run == len(run["prompt_token_ids"]) + len(completion["token_ids"]) - 1  # the last one is not run
+
+
+def test_the_ticks_of_a_run_with_proposals_do_too(proposed_trace):
+    run, _ = proposed_trace()
+    check_ticks(run)
+    assert all(run["stats"][model]["proposal_tokens"] > 0 for model in ("small", "large"))
+
+
+def check_ticks(run):
+    for model in ("small", "large"):
+        ticks, stats = [tick for tick in run["ticks"] if tick["model"] == model], run["stats"][model]
+        assert len(ticks) == stats["num_forwards"] > 0
+        assert sum(tick["ended"] - tick["began"] for tick in ticks) == pytest.approx(stats["seconds"])
+        for kind in ("prompt", "catch_up", "question", "decode", "proposal"):
+            assert sum(each[kind] for tick in ticks for each in tick["tokens"]) == stats[f"{kind}_tokens"]
     times = [seconds for tick in run["ticks"] for seconds in (tick["began"], tick["ended"])]
     assert [0, *times, run["seconds"]] == sorted([0, *times, run["seconds"]])
     for tick in run["ticks"]:
@@ -96,6 +118,65 @@ def test_the_page_shows_the_steps_and_when_each_model_ran(trace, page):
     assert page.requests == [path.as_uri()]
 
 
+def test_what_was_proposed_is_marked_and_what_was_refused_shown_if_asked(proposed_trace, page):
+    run, path = proposed_trace()
+    page.goto(path.as_uri())
+    steps = run["outputs"][0]["steps"]
+    for name in ("small", "ngram"):
+        marked = [p["text"] for s in steps for p in s["pieces"] if p["proposer"] == name and p["text"].strip()]
+        shown = page.locator(f"#steps u.accepted.by-{name}").all_inner_texts()
+        assert [text.strip() for text in shown] == [text.strip() for text in marked] != []
+        counts = run["stats"]["proposers"][name]
+        assert (
+            f"{name} {counts['accepted_tokens']} of {counts['proposed_tokens']}"
+            in page.locator("#summary").inner_text()
+        )
+    assert page.locator("#proposals").is_visible()
+    refused = page.locator("#steps del.refused")
+    texts = [p["refused"].replace("\n", "↵") for step in steps for p in step["pieces"] if p["refused"]]
+    assert refused.all_text_contents() == texts != []
+    assert not any(each.is_visible() for each in refused.all())
+    before = page.locator("#steps").inner_text()
+    page.get_by_label("show what was refused").check()
+    assert all(each.is_visible() for each in refused.all())
+    assert refused.first.inner_text() == texts[0]
+    page.get_by_label("show what was refused").uncheck()
+    assert page.locator("#steps").inner_text() == before
+    step = next(i for i, each in enumerate(steps) if each["num_proposed_tokens"])
+    page.locator(".step").nth(step).hover()
+    counts = steps[step]["num_accepted_tokens"], steps[step]["num_proposed_tokens"]
+    assert "{} of {} proposals accepted".format(*counts) in page.locator("#tip").inner_text()
+    assert page.locator("rect.tick.proposal").count() > 0
+    assert "proposals" in page.locator("#legend").inner_text()
+    assert page.complaints == []
+
+
+def test_a_page_without_proposals_says_nothing_of_them(trace, page):
+    _, path = trace("--speculation", "off")
+    page.goto(path.as_uri())
+    assert not page.locator("#proposals").is_visible()
+    assert page.locator("#steps u, #steps del, rect.tick.proposal").count() == 0
+    assert "proposals" not in page.locator("#summary, #legend").first.inner_text()
+    page.locator(".step").first.hover()
+    assert "proposals" not in page.locator("#tip").inner_text()
+
+
+def test_a_run_of_before_there_were_proposals_is_drawn(trace, page):
+    def make_old(run):
+        del run["stats"]["proposers"]
+        for step in run["outputs"][0]["steps"]:
+            del step["pieces"], step["num_proposed_tokens"], step["num_accepted_tokens"]
+        for tokens in (tokens for tick in run["ticks"] for tokens in tick["tokens"]):
+            del tokens["proposal"]
+
+    run, path = trace("--speculation", "off", change=make_old)
+    page.goto(path.as_uri())
+    shown = page.locator(".step .text").all_inner_texts()
+    assert [text.strip() for text in shown] == [step["text"].strip() for step in run["outputs"][0]["steps"]]
+    assert page.locator("rect.tick").count() == len(run["ticks"])
+    assert page.complaints == []
+
+
 def test_hovering_and_the_keyboard_show_the_five_most_likely_first_tokens(trace, page):
     run, path = trace()
     page.goto(path.as_uri())
@@ -118,9 +199,12 @@ def test_the_first_tokens_are_within_the_window(trace, page):
     def make_one_tall(run):
         steps = run["outputs"][0]["steps"]
         run["outputs"][0]["steps"] = (steps * 20)[:20]
-        run["outputs"][0]["steps"][1] = {**steps[1], "text": "line\n" * 100}
+        run["outputs"][0]["steps"][1] = {
+            **steps[1],
+            "pieces": [{"text": "line\n" * 100, "proposer": None, "refused": ""}],
+        }
 
-    _, path = trace(change=make_one_tall)
+    _, path = trace("--speculation", "off", change=make_one_tall)  # else there is a checkbox to move to
     page.goto(path.as_uri())
     inside = """() => {
         const box = document.getElementById("tip").getBoundingClientRect();
@@ -139,17 +223,24 @@ def test_the_first_tokens_are_within_the_window(trace, page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_the_page_in_light_and_in_dark(trace, page, scheme):
-    _, path = trace()
+def test_text_stands_out_from_the_page_in_light_and_in_dark(proposed_trace, page, scheme):
+    _, path = proposed_trace()
     page.emulate_media(color_scheme=scheme)
     page.goto(path.as_uri())
     assert (brightness(page, "body", "backgroundColor") > 0.5) == (scheme == "light")
+    page.get_by_label("show what was refused").check()
     page.locator(".step").first.focus()
     behind = {"#prompt": "#prompt", "#summary": "body", "#tip .quiet": "#tip", "#tip code": "#tip code"}
-    in_a_step = dict.fromkeys((".step .text", ".entropy", ".small .who", ".large .who"), ".step")
+    in_a_step = dict.fromkeys((".step .text", ".entropy", ".small .who", ".large .who", ".step .refused"), ".step")
+    in_a_step["#proposals del"] = "body"
     for text, background in (behind | in_a_step).items():
         low, high = sorted((brightness(page, text, "color"), brightness(page, background, "backgroundColor")))
         assert (high + 0.05) / (low + 0.05) >= MIN_CONTRAST, text
+    for line in (".step .accepted.by-small", ".step .accepted.by-ngram"):
+        low, high = sorted(
+            (brightness(page, line, "textDecorationColor"), brightness(page, ".step", "backgroundColor"))
+        )
+        assert (high + 0.05) / (low + 0.05) >= MIN_CONTRAST_OF_LINES, line
 
 
 def brightness(page, selector, name):
@@ -163,13 +254,18 @@ def brightness(page, selector, name):
 def test_what_a_model_has_written_is_text_and_nothing_else(trace, page):
     def make_hostile(run):
         run["prompt_text"] = HOSTILE
-        run["outputs"][0]["steps"][0]["text"] = HOSTILE
-        run["outputs"][0]["steps"][0]["first_tokens"][0]["text"] = HOSTILE
+        first, second = run["outputs"][0]["steps"][:2]
+        first["text"] = HOSTILE
+        del first["pieces"]
+        first["first_tokens"][0]["text"] = HOSTILE
+        second["pieces"] = [{"text": HOSTILE, "proposer": "small", "refused": HOSTILE}]
 
     _, path = trace(change=make_hostile)
     page.goto(path.as_uri())
     assert page.locator("#prompt").inner_text().strip() == HOSTILE.strip()
     assert page.locator(".step .text").first.inner_text() == HOSTILE.strip()
+    assert page.locator(".step").nth(1).locator("u.accepted.by-small").inner_text() == HOSTILE.strip()
+    assert page.locator(".step").nth(1).locator("del.refused").text_content() == HOSTILE
     page.locator(".step").first.hover()
     assert page.locator("#tip img").count() == 0
     assert page.title() == "An answer by two models"
@@ -200,7 +296,15 @@ def test_a_failed_run_says_why(trace, page):
     assert page.complaints == []
 
 
+STEP = (
+    '{"model": "small", "text": "", "entropy": null, "first_tokens": [], "token_start": 0, "token_end": 0, '
+    '"seconds": 0, "num_redone_tokens": 0, "pieces": %s}'
+)
 RUN_OF = '{"prompt_text": "", "outputs": [%s], "seconds": 1, "stats": {"hand_overs": 0}, "ticks": [%s]}'
+
+
+def run_of_pieces(pieces):
+    return RUN_OF % ('{"finish_reason": "stop", "steps": [%s]}' % (STEP % pieces), "")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +321,20 @@ RUN_OF = '{"prompt_text": "", "outputs": [%s], "seconds": 1, "stats": {"hand_ove
             "found no outputs[0].steps[0].text",
         ),
         (RUN_OF % ("", '{"model": "small"}'), "found no ticks[0].began"),
+        (run_of_pieces("{}"), "found dict where outputs[0].steps[0].pieces should be a list"),
+        (run_of_pieces('[{"text": ""}]'), "found no outputs[0].steps[0].pieces[0].proposer"),
+        (
+            run_of_pieces('[{"text": "", "proposer": "large", "refused": ""}]'),
+            "outputs[0].steps[0].pieces[0].proposer is 'large'; allowed: small, ngram",
+        ),
+        (
+            RUN_OF.replace('"hand_overs": 0', '"hand_overs": 0, "proposers": []') % ("", ""),
+            "found list where stats.proposers should be an object",
+        ),
+        (
+            RUN_OF.replace('"hand_overs": 0', '"hand_overs": 0, "proposers": {"small": {}}') % ("", ""),
+            "found no stats.proposers.small.proposed_tokens",
+        ),
         (RUN_OF % ("", "NaN"), "found NaN, which is no JSON"),
         (None, "No such file"),
     ],

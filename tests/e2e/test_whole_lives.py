@@ -10,6 +10,7 @@ import time
 
 import pytest
 from life import Life
+from proposers import Whims
 from random_requests import random_options
 
 from glimp_engine import Engine
@@ -61,6 +62,8 @@ def live_once(seed, models, alone, options):
     num_streams = 1 if alone.has_one_vocabulary else 2
     bytes_per_token = sum(m.model.config.kv_bytes_per_token(m.model.kv_layout.dtype.itemsize) for m in models)
     engine = Engine(*models, **random_options(rng, num_streams, bytes_per_token), **options)
+    if rng.random() < 0.5:  # else those that pay
+        engine._loop.scheduler.proposing = Whims(seed, depth=rng.randint(1, 9), share_small=rng.random())
     life = Life(seed, engine, alone, is_exact=options["ops"] == "native")
     try:
         life.run(NUM_ACTIONS)

@@ -2,6 +2,7 @@
 
 import pytest
 from on_gpu import DEVICE
+from proposers import Whims
 
 from glimp_engine import (
     Engine,
@@ -9,6 +10,7 @@ from glimp_engine import (
     GlimpRouter,
     LargeOnly,
     Model,
+    Proposer,
     RandomRouter,
     RoutingParams,
     SamplingParams,
@@ -17,7 +19,8 @@ from glimp_engine import (
     StepEntropyRouter,
 )
 from glimp_engine.config import EngineConfig
-from glimp_engine.execution import graphs, run_ahead, static_batch
+from glimp_engine.execution import ModelRunner, graphs, run_ahead, static_batch
+from glimp_engine.sequences import Use
 
 PROMPTS = ["How many apples", "A baker sells loaves.\n\nw", "w1 w2 w3"]
 SAMPLING = [
@@ -41,8 +44,7 @@ def outputs(*paths, router, **options):
     engine = Engine(*paths, device=str(DEVICE), dtype="float32", kv_cache_bytes=1 << 20, **options)
     finished = engine.generate(PROMPTS, SAMPLING, RoutingParams(router=router), use_tqdm=False)
     assert [output.error for output in finished] == [None] * len(PROMPTS)
-    if not isinstance(router, SpecReason):  # which runs a position again where there are penalties
-        assert engine.stats().recomputed_tokens == 0
+    assert engine.stats().recomputed_tokens == 0
     completions = [output.outputs[0] for output in finished]
     return [(c.token_ids, [s.entropy for s in c.steps], [s.model for s in c.steps]) for c in completions]
 
@@ -170,8 +172,64 @@ def test_a_loop_ends_where_the_host_decides(small_path, large_path, graphed, mon
     assert counts["_advance"] - counts["finish"] < 16  # what ran on after the last token
 
 
+def test_proposals_are_one_launch_and_their_verification_is_a_graph(small_path, graphed, monkeypatch):
+    """Both models are the same one, so that each proposal is right."""
+    if DEVICE.type == "cuda":
+        pytest.skip("the twin's launches are counted")
+    launched, replayed, eager = [], [], []
+
+    def watch(owner, name, calls, what):
+        call = getattr(owner, name)
+
+        def watched(self, *args):
+            calls.append(what(self, *args))
+            return call(self, *args)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(run_ahead.DecodeLoop, "begin", launched, lambda loop, batch, *rest: batch.rows[0].sequence.awaited.use)
+    watch(graphs.Tick, "start", replayed, lambda tick, batch: len(batch.rows))
+    watch(ModelRunner, "run", eager, lambda runner, batch: len(batch.rows))
+    engine = Engine(small_path, small_path, device="cpu", kv_cache_bytes=1 << 20, page_size=16, **graphed(True))
+    engine._loop.scheduler.proposing = Whims(0, depth=4, is_random=False, share_small=1.0)
+    sampling = SamplingParams(temperature=0, max_tokens=60)
+    routing = RoutingParams(router=LargeOnly(), stop_repeated_steps=False)
+    output = engine.generate("w1 w2 w3", sampling, routing, use_tqdm=False)[0].outputs[0]
+    num_verified = sum(num_rows > 1 for num_rows in replayed)
+    assert num_verified >= len(output.token_ids) / 5 - 1
+    assert not eager
+    # a page's end, and the host's own wish to hear of a token, may end a launch before four tokens
+    num_proposed = engine.stats().proposers[Proposer.SMALL].proposed_tokens
+    assert launched.count(Use.PROPOSAL) <= num_proposed / 4 + len(output.token_ids) / 16 + 2
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_token_changes_with_proposals(small_path, large_path, graphed, runs_ahead, seed):
+    options = {"device": str(DEVICE), "dtype": "float32", "kv_cache_bytes": 1 << 20, **graphed(runs_ahead)}
+    for router in (LargeOnly(), GlimpRouter(2.6), SpecReason(10)):
+        asked = RoutingParams(router=router, stop_repeated_steps=False)
+        answers = []
+        for policy in (None, Whims(seed, depth=6)):
+            engine = Engine(small_path, large_path, speculation="off", **options)
+            engine._loop.scheduler.proposing = policy or engine._loop.scheduler.proposing
+            finished = engine.generate(PROMPTS, SAMPLING, asked, use_tqdm=False)
+            answers.append([output.outputs[0].token_ids for output in finished])
+        assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize(
-    ("batch", "bucket"), [((1, 1), (1, 1)), ((3, 3), (4, 4)), ((2, 1), (16, 1)), ((17, 1), (32, 1)), ((40, 5), (64, 8))]
+    ("batch", "bucket"),
+    [
+        ((1, 1, 1), (1, 1, 1)),
+        ((3, 3, 3), (4, 4, 4)),
+        ((2, 1, 1), (16, 1, 1)),
+        ((17, 1, 1), (32, 1, 1)),
+        ((40, 5, 5), (64, 8, 8)),
+        ((5, 1, 5), (16, 1, 8)),
+        ((20, 4, 18), (32, 4, 32)),
+        ((3, 3, 0), (4, 4, 4)),
+    ],
 )
 def test_buckets(batch, bucket):
     assert static_batch.bucket_of(*batch) == static_batch.Bucket(*bucket)

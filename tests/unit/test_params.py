@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from glimp_engine import ConfigError, RoutingParams, SamplingParams
+from glimp_engine import ConfigError, RoutingParams, SamplingParams, Speculation
 from glimp_engine.config import EngineConfig
 from glimp_engine.sampling import UNSUPPORTED
+from glimp_engine.speculation import read_speculation
 
 NAN, INF = math.nan, math.inf
 BAD_SAMPLING = {
@@ -65,6 +66,7 @@ GOOD_SAMPLING = {
     "truncate_prompt_tokens": [None, -1, 1],
 }
 BAD_ROUTING = {
+    "speculation": ["on", None, True],
     "router": [None, "glimp", 1.0, type],
     "answer_model": ["", "both", None, 1],
     "max_thinking_tokens": [-1, 1.0, None],
@@ -87,6 +89,22 @@ BAD_ENGINE = {
     "max_batch_size": [0, 4097, None, True],
     "max_batch_tokens": [0, 63, 100.0],  # 63: fewer than one for each of the 64 sequences
 }
+BAD_SPECULATION = {
+    "proposers": ["small", None, ["large"], ("small", 1), {"small"}, [["small"]]],
+    "max_tokens": [-1, 65, 1.0, None, True],
+}
+BAD_SPECS = ["", "on", "large", "auto:4", "off:1", "small+", "+small", "small+small", "small,ngram", " small", "SMALL"]
+BAD_SPECS += [
+    "small:",
+    "small:0",
+    "small:65",
+    "small:-1",
+    "small:4:4",
+    "small:1.0",
+    "small:\u0663",
+    "small:" + "9" * 5000,
+]
+BAD_SPECS += [None, True, 4, ["small"]]
 
 
 def each(table):
@@ -115,6 +133,41 @@ def test_routing_refuses(field, value):
     refused(RoutingParams, field, value)
 
 
+@pytest.mark.parametrize(("field", "value"), each(BAD_SPECULATION))
+def test_speculation_refuses(field, value):
+    refused(Speculation, field, value)
+
+
+@pytest.mark.parametrize("spec", BAD_SPECS, ids=lambda spec: repr(spec)[:20])
+def test_a_spec_of_speculation_that_is_none(spec):
+    with pytest.raises(ConfigError) as caught:
+        read_speculation(spec)
+    message = str(caught.value)
+    assert message.startswith(f"speculation is {spec!r}"[:200])
+    assert message.endswith(
+        "allowed: auto, off, or who proposes, of small, ngram, joined by +, with :MAX_TOKENS behind, 1 to 64, "
+        "if it's to be at most so many at a time, as small+ngram:4; or a Speculation"
+    )
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("spec", "speculation"),
+    [
+        ("auto", Speculation()),
+        ("off", Speculation((), 0)),
+        ("small", Speculation(("small",))),
+        ("small:4", Speculation(("small",), 4)),
+        ("ngram:64", Speculation(("ngram",), 64)),
+        ("small+ngram", Speculation(("small", "ngram"))),
+        ("ngram+small:1", Speculation(("ngram", "small"), 1)),
+        (Speculation(("small",), 0), Speculation(("small",), 0)),
+    ],
+)
+def test_a_spec_of_speculation(spec, speculation):
+    assert read_speculation(spec) == speculation
+
+
 @pytest.mark.parametrize(("field", "value"), each(BAD_ENGINE))
 def test_the_engine_refuses(field, value):
     def config(**settings):
@@ -140,7 +193,11 @@ def test_what_the_op_set_cannot_do(monkeypatch, settings, message):
 
 
 def test_every_field_is_tried():
-    for params, table in ((SamplingParams, BAD_SAMPLING), (RoutingParams, BAD_ROUTING)):
+    for params, table in (
+        (SamplingParams, BAD_SAMPLING),
+        (RoutingParams, BAD_ROUTING),
+        (Speculation, BAD_SPECULATION),
+    ):
         assert set(table) == set(params.__dataclass_fields__)
     assert set(BAD_ENGINE) == set(EngineConfig.__dataclass_fields__) - {
         "skip_code_fences",

@@ -18,21 +18,21 @@ FLOORS = (
     ("sequences",),
     ("text",),
     ("checkpoints",),
-    ("outputs", "sampling"),
+    ("outputs", "sampling", "speculation"),
     ("routing",),
     ("kernels",),
     ("errors",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-PURE = ("sequences", "routing", "outputs", "sampling", "errors")
+PURE = ("sequences", "routing", "outputs", "sampling", "speculation", "errors")
 # Rooms that give others only what their __init__.py says.
 CLOSED = ("execution", "models", "sequences", "text", "checkpoints", "routing")
 MAX_LINES = 400
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 PUBLIC = """CapacityError CheckpointError CompletionOutput ConfigError Draft Engine EngineError Event Finish
     FinishReason GlimpError GlimpRouter Glimpse LargeOnly LateRouter LoadedModel Logprob Model NumberEntropyRouter Phase
-    RandomRouter RequestError RequestOutput RouteContext Router RoutingParams SamplingParams SmallOnly SpecReason Stats
-    Step StepEnd StepEntropyRouter StepPerplexityRouter StepStart Token Verdict""".split()
+    Proposer RandomRouter RequestError RequestOutput RouteContext Router RoutingParams SamplingParams SmallOnly
+    SpecReason Speculation Stats Step StepEnd StepEntropyRouter StepPerplexityRouter StepStart Token Verdict""".split()
 
 
 def room_of(path):

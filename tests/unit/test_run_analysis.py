@@ -10,9 +10,9 @@ import pytest
 from glimp_engine import ConfigError
 from glimp_engine.evaluation.calibrate import parse_target, propose
 from glimp_engine.evaluation.discrimination import auc, discriminate, risk_coverage
-from glimp_engine.evaluation.report import signal_section
+from glimp_engine.evaluation.report import signal_section, table_section
 from glimp_engine.evaluation.run_files import RunFiles
-from glimp_engine.evaluation.summary import busy_seconds, interval_of, summarise, wilson
+from glimp_engine.evaluation.summary import COLUMNS, busy_seconds, interval_of, summarise, wilson
 
 
 def step(entropy, model="small", num_tokens=10, is_routed=True):
@@ -26,7 +26,7 @@ def step(entropy, model="small", num_tokens=10, is_routed=True):
     }
 
 
-def answer(router, problem, steps, is_correct=True, seconds=1.0, repeat=0, began=0.0, concurrency=1):
+def answer(router, problem, steps, is_correct=True, seconds=1.0, repeat=0, began=0.0, concurrency=1, proposed=None):
     """(a line of results, a line of timings)."""
     large = sum(s["num_tokens"] for s in steps if s["model"] == "large")
     result = {
@@ -47,6 +47,9 @@ def answer(router, problem, steps, is_correct=True, seconds=1.0, repeat=0, began
         "ended": began + seconds,
         "step_seconds": [seconds],
         "concurrency": concurrency,
+        **(
+            {} if proposed is None else dict(zip(("num_proposed_tokens", "num_accepted_tokens"), proposed, strict=True))
+        ),
     }
 
 
@@ -65,7 +68,28 @@ def test_a_summary():
     assert row.tokens_per_second == pytest.approx(60 / 3.5)
     assert row.large_token_share == pytest.approx(30 / 60)
     assert row.intervention_rate == pytest.approx(1 / 4)
-    assert len(row.cells()) == 10
+    assert len(row.cells()) == len(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("counts", "proposed_tokens", "acceptance", "cells"),
+    [
+        ([(10, 4), (30, 11)], 20, 15 / 40, ["20.0", "37.5%"]),
+        ([(0, 0), (0, 0)], 0, None, ["0.0", "-"]),
+        ([(10, 4), None], None, None, ["-", "-"]),  # begun before there were proposals
+    ],
+)
+def test_what_was_proposed_is_summed_up(counts, proposed_tokens, acceptance, cells):
+    answers = [answer("large", name, [step(1.0)], proposed=each) for name, each in zip("ab", counts, strict=True)]
+    row = summarise(run_of(answers), "large")
+    assert (row.proposed_tokens, row.acceptance) == (proposed_tokens, acceptance)
+    assert (
+        dict(zip(COLUMNS, row.cells(), strict=True)).items()
+        >= dict(zip(("proposed tokens", "accepted"), cells, strict=True)).items()
+    )
+    page = table_section([row])
+    assert f"<td>{cells[0]}</td><td>{cells[1]}</td>" in page
+    assert "<th>proposed tokens</th><th>accepted</th>" in page
 
 
 def test_latencies_compare_only_where_as_many_ran_at_once():

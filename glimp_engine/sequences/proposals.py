@@ -1,0 +1,119 @@
+"""A sequence's proposals: who is asked for them, who has to confirm them, and what has become of them."""
+
+import math
+from dataclasses import dataclass
+
+from glimp_engine.outputs import Proposer
+from glimp_engine.routing import Model
+from glimp_engine.sequences.acceptance import Record
+from glimp_engine.sequences.awaited import Awaited, Use
+from glimp_engine.sequences.streams import Streams
+from glimp_engine.sequences.token_stream import Outcome, Proposal, TokenStream
+from glimp_engine.sequences.transcript import Voice
+
+__all__ = ["ANYTHING", "Checked", "Proposals", "Wanted"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the small model is asked for, as long as it goes on by itself."""
+
+    num_tokens: int
+    min_logprob: float  # nats; behind a token that is less likely nothing is proposed
+
+
+ANYTHING = Wanted(1 << 30, -math.inf)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a token that its writer has written says of others' proposals to it."""
+
+    num_proposed: int = 0
+    num_accepted: int = 0
+    proposer: Proposer | None = None  # whose proposal it confirmed
+    refused: tuple[int, ...] = ()  # proposals that won't be written, in the writer's ids
+
+
+class Proposals:
+    """The proposals of one sequence. They stand in the stream of the model that writes, behind what is written."""
+
+    def __init__(self, streams: Streams, awaited: Awaited, voices: tuple[Voice, Voice]) -> None:
+        self.outcomes: list[Outcome] = []  # for whoever learns from them
+        self.record = Record()  # how well they have done
+        self.wanted = ANYTHING  # of the small model, while it proposes
+        self._streams = streams
+        self._awaited = awaited
+        self._voices = voices
+
+    @property
+    def writer(self) -> Model:
+        """The model that writes what comes next."""
+        return Model.LARGE if self._awaited.use is Use.PROPOSAL else self._awaited.model
+
+    @property
+    def stream(self) -> TokenStream:
+        """The writer's."""
+        return self._streams.of(self.writer)
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether the small model may propose: to the large one, and only what that one reads too."""
+        return self.writer is Model.LARGE and self._streams.is_shared
+
+    @property
+    def are_at_end(self) -> bool:
+        """Whether nothing can follow the last one."""
+        stream = self.stream
+        return bool(stream.proposals) and stream.tokens[-1] in self._voices[stream.vocabulary].text.end_token_ids
+
+    @property
+    def small_draw(self) -> tuple[int, float] | None:
+        """(token in the stream's ids, its log-probability) that the small model is known to draw behind all others."""
+        drawn = self.stream.draws[Model.SMALL].get(len(self.stream)) if self.is_paired else None
+        if drawn is None or drawn.logprob != drawn.logprob:
+            return None
+        return self._streams.in_stream(Model.SMALL, drawn.token_id), drawn.logprob
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the small model has yet to say what it draws behind all others."""
+        return self.is_paired and len(self.stream) not in self.stream.draws[Model.SMALL]
+
+    def __bool__(self) -> bool:
+        """Whether there are any, or one is awaited."""
+        return self._awaited.use is Use.PROPOSAL or any(stream.proposals for stream in self._streams.distinct())
+
+    def add(self, token_id: int, proposer: Proposer, evidence: float) -> None:
+        """Put a token, in the ids of the writer's stream, behind all others."""
+        stream = self.stream
+        stream.propose(token_id, Proposal(proposer, evidence, len(stream.proposals)))
+
+    def drop(self) -> None:
+        """Go on from what is written."""
+        for stream in self._streams.distinct():
+            stream.drop_proposals()
+        self.await_writer()
+
+    def await_small(self, wanted: Wanted) -> None:
+        """The small model runs next, and what it draws may be proposed to the large one, who writes."""
+        self.wanted = wanted
+        self._awaited.model, self._awaited.use = Model.SMALL, Use.PROPOSAL
+
+    def await_writer(self) -> None:
+        """The model that writes runs next, over the proposals too."""
+        if self._awaited.use is Use.PROPOSAL:
+            self.wanted = ANYTHING
+            self._awaited.model, self._awaited.use = Model.LARGE, Use.TOKEN
+
+    def check(self, token_id: int) -> Checked:
+        """Let what the writer has written, in its own ids, stand, and say what it makes of others' proposals to it."""
+        writer, stream = self.writer, self.stream
+        proposed = stream.tokens[stream.num_written :]
+        outcomes = self._streams.write(writer, token_id)
+        if not outcomes or (writer is Model.SMALL and outcomes[0].proposal.proposer is Proposer.SMALL):
+            return Checked()
+        self.outcomes += outcomes
+        if outcomes[0].is_confirmed:
+            return Checked(1, 1, outcomes[0].proposal.proposer)
+        return Checked(len(outcomes), 0, refused=tuple(self._streams.in_ids_of(writer, proposed)))

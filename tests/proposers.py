@@ -1,0 +1,57 @@
+"""Proposals by whim, where the engine would make those that pay: tokens must not depend on them."""
+
+import random
+
+from glimp_engine import Proposer
+from glimp_engine.sequences.proposals import Wanted
+from glimp_engine.sequences.proposing import is_open
+
+
+class Whims:
+    """Proposes up to `depth` tokens at a time, or any number up to it: the small model's, or right, wrong, at random.
+
+    `knows` are the tokens that will be written, by (request id, index), where they are known; by None, of any request.
+    """
+
+    def __init__(self, seed=0, depth=4, is_random=True, share_small=0.5, vocab_size=300, knows=None):
+        self.rng = random.Random(seed)
+        self.depth, self.is_random, self.share_small = depth, is_random, share_small
+        self.vocab_size, self.knows = vocab_size, knows or {}
+        self.outcomes = []
+
+    def prepare(self, running):
+        for sequence in running:
+            if is_open(sequence):
+                yield sequence
+                self.extend(sequence)
+
+    def extend(self, sequence):
+        proposals = sequence.proposals
+        stream = proposals.stream
+        room = min(self.depth, sequence.num_tokens_left - 1)
+        while len(stream.proposals) < room and not proposals.are_at_end:
+            if self.is_random and self.rng.random() < 0.2:
+                break
+            if proposals.small_draw is not None and self.rng.random() < 0.9:
+                proposals.add(proposals.small_draw[0], Proposer.SMALL, 0.5)
+            elif proposals.can_ask and self.rng.random() < self.share_small:
+                wanted = Wanted(room - len(stream.proposals), -99.0)
+                return proposals.await_small(Wanted(self.rng.randint(1, 5), -1.5) if self.is_random else wanted)
+            elif self.share_small < 1:
+                proposals.add(self.any_token(sequence, stream), Proposer.NGRAM, 3.0)
+            else:
+                break
+        if self.is_random and self.rng.random() < 0.1:
+            stream.drop_proposals(self.rng.randrange(len(stream.proposals) + 1))
+        return proposals.await_writer()
+
+    def any_token(self, sequence, stream):
+        known = self.knows.get((sequence.request.request_id, sequence.index), self.knows.get(None, []))
+        place = len(stream) - stream.num_prompt_tokens
+        if place < len(known) and self.rng.random() < 0.7:
+            return known[place]
+        return self.rng.randrange(self.vocab_size)
+
+    def learn(self, sequence):
+        self.outcomes += sequence.proposals.outcomes
+        sequence.proposals.outcomes.clear()

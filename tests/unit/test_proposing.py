@@ -1,0 +1,162 @@
+"""How many tokens are proposed: as many as pay, by measured times and what has become of those before."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glimp_engine import ConfigError, Proposer, Speculation
+from glimp_engine.sequences.acceptance import Acceptance, Record
+from glimp_engine.sequences.ngrams import NGrams
+from glimp_engine.sequences.proposing import Prices
+from glimp_engine.sequences.tick_times import TickTimes
+from glimp_engine.sequences.token_stream import Outcome, Proposal
+from glimp_engine.speculation import read_speculation
+
+# Prices.
+
+
+def plain_rate(prices, chance, depth):
+    """Seconds a token at a depth, by summing up what may happen."""
+    tokens = sum((1 + accepted) * chance**accepted * (1 - chance) for accepted in range(depth))
+    return (prices.ticks[depth] + depth * prices.proposal) / (tokens + (1 + depth) * chance**depth)
+
+
+@given(
+    ticks=st.lists(st.floats(0.001, 1), min_size=2, max_size=9),
+    proposal=st.floats(0.0001, 1),
+    chance=st.floats(0, 0.999),
+)
+def test_a_token_takes_what_it_takes_at_the_best_depth(ticks, proposal, chance):
+    prices = Prices(ticks, proposal)
+    best = min(plain_rate(prices, chance, depth) for depth in range(len(ticks)))
+    assert prices.token(chance) == pytest.approx(best, rel=1e-9)
+    assert prices.token(0.0) == pytest.approx(min(ticks[0], *(t + d * proposal for d, t in enumerate(ticks))))
+
+
+def test_a_row_costs_nothing_less_than_nothing():
+    assert Prices([1.0, 0.9, 1.5], 0.1).row(1) == 0
+    assert Prices([1.0, 0.9, 1.5], 0.1).row(2) == pytest.approx(0.6)
+
+
+# Times.
+
+
+def test_what_was_measured_is_what_is_expected():
+    times = TickTimes((100, 400))
+    for _ in range(5):
+        times.add(1, 1, 0.4)
+        times.add(1, 8, 0.8)
+    assert times.of(1, 1) == pytest.approx(0.4)
+    assert times.of(1, 8) == pytest.approx(0.8)
+    assert times.of(1, 4) == pytest.approx(0.4 + 3 / 7 * 0.4)  # between what was measured
+    assert 0.8 < times.of(1, 16) < 1.2  # beyond it a row is thought to be cheap, so that it is tried
+    assert times.of(0, 1) == pytest.approx(0.1)  # by its bytes, as it hasn't run yet
+
+
+def test_a_tick_that_was_held_up_counts_for_little():
+    times = TickTimes((1,))
+    for _ in range(10):
+        times.add(0, 1, 1.0)
+    times.add(0, 1, 1000.0)
+    assert times.of(0, 1) <= 1.11
+
+
+def test_times_follow_what_changes():
+    times = TickTimes((1,))
+    for seconds in (*[1.0] * 20, *[1.5] * 60):
+        times.add(0, 3, seconds)
+    assert times.of(0, 3) == pytest.approx(1.5, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3000), st.floats(1e-6, 10)), min_size=1, max_size=30), st.integers(1, 5000))
+def test_any_number_of_tokens_has_a_time(measured, num_tokens):
+    times = TickTimes((10, 20))
+    assert times.of(1, num_tokens) > 0
+    for tokens, seconds in measured:
+        times.add(0, tokens, seconds)
+    assert 0 < times.of(0, num_tokens) < math.inf
+    assert 0 < times.of(1, num_tokens) < math.inf
+
+
+# Chances.
+
+
+def outcome(is_confirmed, evidence=0.5, proposer=Proposer.SMALL):
+    return Outcome(Proposal(proposer, evidence, 0), is_confirmed)
+
+
+def test_chances_become_what_was_seen():
+    acceptance, rng = Acceptance(), random.Random(0)
+    for _ in range(3000):
+        acceptance.learn(outcome(rng.random() < 0.9, evidence=0.85))
+        acceptance.learn(outcome(rng.random() < 0.1, evidence=0.1))
+    assert acceptance.of(Proposer.SMALL, 0.85) == pytest.approx(0.9, abs=0.05)
+    assert acceptance.of(Proposer.SMALL, 0.1) == pytest.approx(0.1, abs=0.05)
+    assert acceptance.of_next(Proposer.SMALL) == pytest.approx(0.5, abs=0.05)
+    assert acceptance.of(Proposer.NGRAM, 5) == Acceptance().of(Proposer.NGRAM, 5)
+
+
+def test_a_sequence_that_does_worse_is_trusted_less_and_later_tried_again():
+    record = Record()
+    assert record.factor(Proposer.SMALL) == 1.0
+    for _ in range(30):
+        record.add(outcome(False), 0.8)
+    assert record.factor(Proposer.SMALL) < 0.3
+    assert record.factor(Proposer.NGRAM) == 1.0
+    for _ in range(400):
+        record.forget()
+    assert record.factor(Proposer.SMALL) > 0.9
+
+
+# N-grams.
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(0, 3), max_size=4))
+def test_what_stood_behind_the_same_tokens(tokens, proposals):
+    """Against a plain search; the index is built as the tokens come."""
+    ngrams = NGrams()
+    for end in range(len(tokens)):
+        ngrams.find(tokens[:end], end)
+    everything = tokens + proposals
+    token, length = ngrams.find(everything, len(tokens))
+    places = [p for p in range(3, len(tokens)) if everything[p - 3 : p] == everything[-3:]]
+    if len(everything) < 3 or not places:
+        assert length == 0
+        return
+    place = places[-1]
+    assert token == tokens[place]
+    assert 3 <= length <= place
+    assert everything[place - length : place] == everything[len(everything) - length :]
+
+
+def test_a_stream_that_was_taken_back_gives_no_wrong_length():
+    ngrams = NGrams()
+    ngrams.find([1, 2, 3, 4, 1, 2, 3, 5, 6, 7], 10)
+    assert ngrams.find([1, 2, 3, 9, 9, 1, 2, 3], 8)[1] in (0, 3)
+    assert ngrams.find([5, 6, 7], 3) == (0, 0)
+
+
+# What users say.
+
+
+@pytest.mark.parametrize("given", ["on", "", None, 3, True, ("small",)])
+def test_what_is_no_speculation_is_refused(given):
+    with pytest.raises(ConfigError, match="speculation is"):
+        read_speculation(given)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"proposers": "small"}, {"proposers": ["eagle"]}, {"proposers": None}, {"max_tokens": -1}, {"max_tokens": 65}],
+)
+def test_a_wrong_field_is_refused_by_name(options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} is"):
+        Speculation(**options)
+
+
+def test_off_means_nobody():
+    assert read_speculation("off").proposers == ()
+    assert set(read_speculation("auto").proposers) == set(Proposer)
