@@ -40,8 +40,11 @@ def test_every_vocabulary_is_as_its_vectors_say_or_refused_by_name(directory):
                 build_gguf_tokenizer(metadata, path)
             assert f"{path}: {REFUSED[name]}" in str(caught.value)
             continue
-        seconds[name] = min(seconds_to_build(metadata, path) for _ in range(2))
+        start = time.process_time()
         tokenizer = build_gguf_tokenizer(metadata, path)
+        seconds[name] = time.process_time() - start
+        if seconds[name] > SECONDS / 2:  # it may have been held up
+            seconds[name] = min(seconds[name], seconds_to_build(metadata, path))
         wrong[name] = [
             text for text, ids in vectors(path) if tokenizer.encode(text, add_special_tokens=False).ids != ids
         ]
