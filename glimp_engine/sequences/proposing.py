@@ -12,7 +12,7 @@ proposal pays: then this is plain decoding.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from glimp_engine.outputs import Proposer
 from glimp_engine.routing import Model
@@ -35,13 +35,20 @@ class Prices:
 
     ticks: list[float]  # of the writer, by the number of proposals that a sequence has in it
     proposal: float  # of a tick of the small model
+    _tokens: dict[int, float] = field(default_factory=dict)  # what `token` has said, by hundredths of chance
 
     def row(self, num_proposals: int) -> float:
         """What the last of so many proposals costs the writer."""
         return max(self.ticks[num_proposals] - self.ticks[num_proposals - 1], 0.0)
 
     def token(self, chance: float) -> float:
-        """What a token takes at the best depth, if each proposal of the small model's has this chance."""
+        """What a token takes at the best depth, if each proposal has this chance, taken to the hundredth."""
+        known = self._tokens.get(round(100 * chance))
+        if known is None:
+            known = self._tokens[round(100 * chance)] = self._token(round(100 * chance) / 100)
+        return known
+
+    def _token(self, chance: float) -> float:
         best, expected, power = self.ticks[0], 1.0, 1.0
         for depth in range(1, len(self.ticks)):
             power *= chance
@@ -96,6 +103,8 @@ class Proposing:
         """Add the proposals that pay, up to one that the small model has to run for; else let the writer run."""
         proposals = sequence.proposals
         placed = proposals.stream.proposals
+        if not placed and prices.row(1) >= prices.ticks[0]:
+            return proposals.await_writer()  # not even a certain one pays
         may_ask = proposals.is_paired and Proposer.SMALL in self._proposers
         next_chance = self._chance(sequence, Proposer.SMALL, None) if may_ask else 0.0
         value = prices.token(next_chance) if may_ask else prices.ticks[0]

@@ -27,7 +27,7 @@ def plain_rate(prices, chance, depth):
 @given(
     ticks=st.lists(st.floats(0.001, 1), min_size=2, max_size=9),
     proposal=st.floats(0.0001, 1),
-    chance=st.floats(0, 0.999),
+    chance=st.integers(0, 99).map(lambda percent: percent / 100),
 )
 def test_a_token_takes_what_it_takes_at_the_best_depth(ticks, proposal, chance):
     prices = Prices(ticks, proposal)
