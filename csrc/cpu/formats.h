@@ -38,7 +38,6 @@ struct Packed {
     static constexpr int32_t kType = kTypeOf;
     static constexpr PackedLayout kLayout = packed_layout(kTypeOf);
     static constexpr int kBits = kLayout.bits;
-    static constexpr int kMax = (1 << kBits) - 1;
     static constexpr bool kHasHalves = kType == GLIMP_Q6_K;
     static constexpr bool kHasShift =
         kType == GLIMP_Q4_1 || kType == GLIMP_Q5_1 || kType == GLIMP_Q4_K || kType == GLIMP_Q5_K;

@@ -10,100 +10,127 @@ namespace glimp::GLIMP_PATH {
 
 namespace {
 
-// How many tiles are multiplied at a time. It changes no result.
-#if defined(__AVX512F__)
-constexpr int kMaxTiles = 2;
-#else
-constexpr int kMaxTiles = 1;
-#endif
+constexpr int64_t kAheadBytes = 6144;  // of a tile, asked for before they're needed: what 200 ns of memory bring
+constexpr int kRowsOfAllParts = 4;     // as many sums in registers as 8 rows of one part have
 
-constexpr int64_t kAheadBytes = 6144;  // of each tile, asked for before they're needed: what 200 ns of memory bring
+// Without it GCC keeps what it has loaded for a second use, beyond the registers: so in memory.
+inline void load_anew() { asm volatile("" ::: "memory"); }
 
-// Adds a block's products, in int32, for kTiles tiles and kRows rows.
-template <class Format, int kTiles, int kRows, int j, int kEnd>
-GLIMP_INLINE void dot_vectors(const uint8_t *const blocks[kTiles], const int8_t *q, I32 (&dots)[kTiles][kRows]) {
+// What is in registers at a time: sums of kRows rows for kNumParts parts of a tile, from part kPart on.
+template <class FormatOf, int kRowsOf, int kPartOf, int kNumPartsOf>
+struct Shape {
+    using Format = FormatOf;
+    using Dots = Products<Format::kBits, Format::kOffset>;
+    using Sum = typename Dots::Sum;
+    static constexpr int kRows = kRowsOf, kPart = kPartOf, kNumParts = kNumPartsOf;
+
+    // The parts of a vector.
+    template <class V, class Part>
+    static void split(const V &vector, Part (&parts)[kNumParts]) {
+        parts[0] = part<kPart>(vector);
+        if constexpr (kNumParts > 1) parts[1] = part<kPart + 1>(vector);
+    }
+};
+
+// Adds the products of vectors j ... kEnd - 1 of a block.
+template <class S, int kDigit, int j, int kEnd>
+GLIMP_INLINE void add_products(const uint8_t *block, const int8_t *q,
+                               typename S::Sum (&sums)[S::kNumParts][S::kRows]) {
     if constexpr (j < kEnd) {
-        U8 weights[kTiles];
-        for (int v = 0; v < kTiles; ++v) weights[v] = Format::template quants<j>(blocks[v]);
-        for (int r = 0; r < kRows; ++r) {
+        U8Part quants[S::kNumParts];
+        S::split(S::Format::template quants<j>(block), quants);
+        for (U8Part &part : quants) part = S::Dots::template digit<kDigit>(part);
+        for (int r = 0; r < S::kRows; ++r) {
             int32_t four;
-            std::memcpy(&four, q + 4 * (j * kRows + r), 4);
-            const U8 x = set_quad(four);
-            for (int v = 0; v < kTiles; ++v) dots[v][r] = dot4<Format::kMax>(dots[v][r], weights[v], x);
+            std::memcpy(&four, q + 4 * (j * S::kRows + r), 4);
+            const U8Part x = part<0>(set_quad(four));
+            for (int i = 0; i < S::kNumParts; ++i) sums[i][r] = S::Dots::add(sums[i][r], quants[i], x);
         }
-        dot_vectors<Format, kTiles, kRows, j + 1, kEnd>(blocks, q, dots);
+        add_products<S, kDigit, j + 1, kEnd>(block, q, sums);
     }
 }
 
-// What the sums of products begin with: -offset * sum(x), so that quants can be used as they're stored.
-template <class Format, int kTiles, int kRows>
-GLIMP_INLINE void begin_dots(const int32_t *minus_sums, I32 (&dots)[kTiles][kRows]) {
-    for (int r = 0; r < kRows; ++r) {
-        I32 start = set(int32_t{0});
-        if constexpr (!Format::kHasShift) start = shift_left<Format::kBits - 1>(set(minus_sums[r]));
-        for (int v = 0; v < kTiles; ++v) dots[v][r] = start;
+// dots = the products of vectors j ... kEnd - 1, of quants less their offset.
+template <class S, int j, int kEnd, int kDigit = 0>
+GLIMP_INLINE void dot_vectors(const uint8_t *block, const int8_t *q, const int32_t *minus_sums,
+                              I32Part (&dots)[S::kNumParts][S::kRows]) {
+    typename S::Sum sums[S::kNumParts][S::kRows];
+    for (auto &of_part : sums)
+        for (int r = 0; r < S::kRows; ++r) of_part[r] = S::Dots::template begin<kDigit>(minus_sums[r]);
+    add_products<S, kDigit, j, kEnd>(block, q, sums);
+    for (int i = 0; i < S::kNumParts; ++i)
+        for (int r = 0; r < S::kRows; ++r) {
+            const I32Part dot = S::Dots::template end<kDigit>(sums[i][r], minus_sums[r]);
+            dots[i][r] = kDigit > 0 ? add(dots[i][r], dot) : dot;
+        }
+    if constexpr (kDigit + 1 < S::Dots::kDigits) {
+        load_anew();
+        dot_vectors<S, j, kEnd, kDigit + 1>(block, q, minus_sums, dots);
     }
 }
 
-// Ask for block b of a tile, or, beyond its end, for that of the tile kTiles further.
-template <class Format, int kTiles>
-GLIMP_INLINE void fetch(const uint8_t *tile, int64_t b, int64_t num_blocks) {
-    constexpr int kBytes = Format::kLayout.block_bytes();
-    const int64_t beyond = b < num_blocks ? 0 : kTiles - 1;  // tiles are one after the other
-    const uint8_t *block = Format::block_of(tile, b) + beyond * Format::tile_bytes(num_blocks * kBlock);
-    for (int line = 0; line < kBytes; line += kVectorBytes) __builtin_prefetch(block + line);
+// Ask for block b of a tile, or, beyond its end, of the next one.
+template <class Format>
+GLIMP_INLINE void fetch(const uint8_t *tile, int64_t b) {
+    const uint8_t *block = Format::block_of(tile, b);  // tiles are one after the other
+    for (int line = 0; line < Format::kLayout.block_bytes(); line += kVectorBytes) __builtin_prefetch(block + line);
 }
 
-// acc [kTiles][kRows] of 16 outputs: the products of a group of rows with tiles.
-template <class Format, int kTiles, int kRows>
-GLIMP_INLINE void multiply(const uint8_t *const tiles[kTiles], const QuantizedRows &x, int64_t group,
-                           F32 (&acc)[kTiles][kRows]) {
+// A block of a group's rows, from the first row on.
+struct BlockOfRows {
+    const int8_t *q;
+    const float *scale, *moment;
+    const int32_t *minus_sums;
+};
+
+// Adds a block's products to acc, the outputs of one shape.
+template <class S>
+GLIMP_INLINE void add_block(const uint8_t *super, const uint8_t *block, const BlockOfRows &x,
+                            F32Part (&acc)[S::kNumParts][S::kRows]) {
+    using Format = typename S::Format;
+    constexpr int kRows = S::kRows, kNumParts = S::kNumParts;
+    constexpr int kFirst = Format::kHasHalves ? kVectors / 2 : kVectors;
+    I32Part dots[kNumParts][kRows];
+    F32Part products[kNumParts][kRows], scale[kNumParts], shift[kNumParts];
+    dot_vectors<S, 0, kFirst>(block, x.q, x.minus_sums + Format::kHasHalves * kRows, dots);
+    S::split(Format::scales(super, block).scale, scale);
+    for (int i = 0; i < kNumParts; ++i)
+        for (int r = 0; r < kRows; ++r) products[i][r] = to_float(dots[i][r]) * scale[i];
+    if constexpr (Format::kHasHalves) {
+        dot_vectors<S, kFirst, kVectors>(block, x.q, x.minus_sums + 2 * kRows, dots);
+        S::split(Format::scales(super, block).second_half, scale);
+        for (int i = 0; i < kNumParts; ++i)
+            for (int r = 0; r < kRows; ++r) products[i][r] = fma(to_float(dots[i][r]), scale[i], products[i][r]);
+    }
+    S::split(Format::scales(super, block).shift, shift);
+    for (int i = 0; i < kNumParts; ++i)
+        for (int r = 0; r < kRows; ++r) {
+            acc[i][r] = fma(products[i][r], part<0>(set(x.scale[r])), acc[i][r]);
+            if constexpr (Format::kHasShift) acc[i][r] = fma(shift[i], part<0>(set(x.moment[r])), acc[i][r]);
+        }
+}
+
+// acc = the products of a group of rows with a tile: [kParts][kRows], in turns of kNumParts parts.
+template <class Format, int kRows, int kNumParts>
+GLIMP_INLINE void multiply(const uint8_t *tile, const QuantizedRows &x, int64_t group,
+                           F32Part (&acc)[kParts / kNumParts][kNumParts][kRows]) {
     const int64_t num_blocks = x.k / kBlock, before = group * kGroup * num_blocks;
     // the first group's pass brings the tile from memory, the others find it in the cache
     const int64_t blocks_ahead = group > 0 ? 0 : kAheadBytes / Format::kLayout.block_bytes();
     const int64_t ahead = blocks_ahead < num_blocks ? blocks_ahead : num_blocks;
-    const int8_t *q = x.q + before * kBlock;
-    const float *scale = x.scale + before, *moment = x.moment + before;
-    const int32_t *minus_sums = x.minus_sums + before * 3;
-    for (auto &tile : acc)
-        for (F32 &a : tile) a = set(0.0f);
+    BlockOfRows rows = {x.q + before * kBlock, x.scale + before, x.moment + before, x.minus_sums + before * 3};
+    for (auto &turn : acc)
+        for (auto &of_part : turn)
+            for (F32Part &a : of_part) a = part<0>(set(0.0f));
     for (int64_t b = 0; b < num_blocks; ++b) {
-        const uint8_t *blocks[kTiles];
-        for (int v = 0; v < kTiles; ++v) {
-            blocks[v] = Format::block_of(tiles[v], b);
-            fetch<Format, kTiles>(tiles[v], b + ahead, num_blocks);
+        const uint8_t *super = Format::super_of(tile, b), *block = Format::block_of(tile, b);
+        fetch<Format>(tile, b + ahead);
+        add_block<Shape<Format, kRows, 0, kNumParts>>(super, block, rows, acc[0]);
+        if constexpr (kNumParts < kParts) {
+            load_anew();
+            add_block<Shape<Format, kRows, 1, kNumParts>>(super, block, rows, acc[1]);
         }
-        I32 dots[kTiles][kRows];
-        F32 products[kTiles][kRows];
-        if constexpr (Format::kHasHalves) {
-            begin_dots<Format, kTiles, kRows>(minus_sums + kRows, dots);
-            dot_vectors<Format, kTiles, kRows, 0, kVectors / 2>(blocks, q, dots);
-            for (int v = 0; v < kTiles; ++v) {
-                const F32 first = Format::scales(Format::super_of(tiles[v], b), blocks[v]).scale;
-                for (int r = 0; r < kRows; ++r) products[v][r] = to_float(dots[v][r]) * first;
-            }
-            begin_dots<Format, kTiles, kRows>(minus_sums + 2 * kRows, dots);
-            dot_vectors<Format, kTiles, kRows, kVectors / 2, kVectors>(blocks, q, dots);
-            for (int v = 0; v < kTiles; ++v) {
-                const F32 second = Format::scales(Format::super_of(tiles[v], b), blocks[v]).second_half;
-                for (int r = 0; r < kRows; ++r) products[v][r] = fma(to_float(dots[v][r]), second, products[v][r]);
-            }
-        } else {
-            begin_dots<Format, kTiles, kRows>(minus_sums, dots);
-            dot_vectors<Format, kTiles, kRows, 0, kVectors>(blocks, q, dots);
-            for (int v = 0; v < kTiles; ++v) {
-                const F32 whole = Format::scales(Format::super_of(tiles[v], b), blocks[v]).scale;
-                for (int r = 0; r < kRows; ++r) products[v][r] = to_float(dots[v][r]) * whole;
-            }
-        }
-        for (int v = 0; v < kTiles; ++v) {
-            const F32 shift = Format::scales(Format::super_of(tiles[v], b), blocks[v]).shift;
-            for (int r = 0; r < kRows; ++r) {
-                acc[v][r] = fma(products[v][r], set(scale[r]), acc[v][r]);
-                if constexpr (Format::kHasShift) acc[v][r] = fma(shift, set(moment[r]), acc[v][r]);
-            }
-        }
-        q += kBlock * kRows, scale += kRows, moment += kRows, minus_sums += 3 * kRows;
+        rows = {rows.q + kBlock * kRows, rows.scale + kRows, rows.moment + kRows, rows.minus_sums + 3 * kRows};
     }
 }
 
@@ -127,41 +154,34 @@ inline void write_outputs(F32 acc, const glimp_weight &weight, int64_t tile, int
     store(to, out.accumulate ? load(to) + acc : acc);
 }
 
-// A group of kRows rows times kTiles tiles from tile `tile` on.
-template <class Format, int kTiles, int kRows>
-void group_times_tiles(const uint8_t *const tiles[kTiles], const glimp_weight &weight, int64_t tile,
-                       const QuantizedRows &x, int64_t group, const Output &out) {
-    F32 acc[kTiles][kRows];
-    multiply<Format, kTiles, kRows>(tiles, x, group, acc);
-    for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kTiles; ++v) write_outputs(acc[v][r], weight, tile + v, group * kGroup + r, out);
+// A group of kRows rows times a tile.
+template <class Format, int kRows>
+void group_times_tile(const glimp_weight &weight, int64_t tile, const QuantizedRows &x, int64_t group,
+                      const Output &out) {
+    constexpr int kNumParts = kRows <= kRowsOfAllParts ? kParts : 1;
+    F32Part acc[kParts / kNumParts][kNumParts][kRows];
+    const auto *data = static_cast<const uint8_t *>(weight.data) + tile * Format::tile_bytes(weight.k);
+    multiply<Format, kRows, kNumParts>(data, x, group, acc);
+    for (int r = 0; r < kRows; ++r) {
+        F32Part parts[kParts];
+        for (int i = 0; i < kParts; ++i) parts[i] = acc[i / kNumParts][i % kNumParts][r];
+        write_outputs(join(parts), weight, tile, group * kGroup + r, out);
+    }
 }
 
 // The same for a number of rows that isn't known before.
-template <class Format, int kTiles, int kRows = kGroup>
-void some_rows_times_tiles(int64_t num_rows, const uint8_t *const tiles[kTiles], const glimp_weight &weight,
-                           int64_t tile, const QuantizedRows &x, int64_t group, const Output &out) {
-    if (num_rows == kRows) return group_times_tiles<Format, kTiles, kRows>(tiles, weight, tile, x, group, out);
-    if constexpr (kRows > 1)
-        some_rows_times_tiles<Format, kTiles, kRows - 1>(num_rows, tiles, weight, tile, x, group, out);
-}
-
-// All rows times kTiles tiles.
-template <class Format, int kTiles>
-void rows_times_tiles(const glimp_weight &weight, const QuantizedRows &x, int64_t tile, const Output &out) {
-    const uint8_t *tiles[kTiles];
-    for (int v = 0; v < kTiles; ++v)
-        tiles[v] = static_cast<const uint8_t *>(weight.data) + (tile + v) * Format::tile_bytes(weight.k);
-    for (int64_t group = 0; group * kGroup < x.num_rows; ++group)
-        some_rows_times_tiles<Format, kTiles>(x.rows_of_group(group), tiles, weight, tile, x, group, out);
+template <class Format, int kRows = kGroup>
+void some_rows_times_tile(int64_t num_rows, const glimp_weight &weight, int64_t tile, const QuantizedRows &x,
+                          int64_t group, const Output &out) {
+    if (num_rows == kRows) return group_times_tile<Format, kRows>(weight, tile, x, group, out);
+    if constexpr (kRows > 1) some_rows_times_tile<Format, kRows - 1>(num_rows, weight, tile, x, group, out);
 }
 
 void quantized(const glimp_weight &weight, const QuantizedRows &x, int64_t first, int64_t last, const Output &out) {
     with_format(weight.type, [&](auto format) {
-        using Format = decltype(format);
-        int64_t tile = first;
-        for (; tile + kMaxTiles <= last; tile += kMaxTiles) rows_times_tiles<Format, kMaxTiles>(weight, x, tile, out);
-        for (; tile < last; ++tile) rows_times_tiles<Format, 1>(weight, x, tile, out);
+        for (int64_t tile = first; tile < last; ++tile)
+            for (int64_t group = 0; group * kGroup < x.num_rows; ++group)
+                some_rows_times_tile<decltype(format)>(x.rows_of_group(group), weight, tile, x, group, out);
     });
 }
 
@@ -181,11 +201,11 @@ void quantize(const float *x, const QuantizedRows &rows, int64_t t) {
         store_signed(q, q_low);
         store_signed(q + kLanes, q_high);
         for (int j = 0; j < kVectors; ++j) std::memcpy(to + 4 * (b * kVectors + j) * num_rows, q + 4 * j, 4);
-        const int32_t first_half = sum(q_low), second_half = sum(q_high);
-        const int32_t sums[] = {first_half + second_half, first_half, second_half};
-        for (int i = 0; i < 3; ++i) minus_sums[(3 * b + i) * num_rows] = -sums[i];
+        int32_t sums[3];
+        minus_sums_of(q, sums);
+        for (int i = 0; i < 3; ++i) minus_sums[(3 * b + i) * num_rows] = sums[i];
         rows.scale[first + b * num_rows] = scale;
-        rows.moment[first + b * num_rows] = scale * static_cast<float>(sums[0]);
+        rows.moment[first + b * num_rows] = scale * static_cast<float>(sum(q_low + q_high));
     }
 }
 

@@ -18,7 +18,7 @@ struct QuantizedRows {
     int8_t *q;
     float *scale;
     float *moment;  // scale * the block's sum of q
-    int32_t *minus_sums;  // of the block's q, its first half's, its second half's: for weights with an offset
+    int32_t *minus_sums;  // of the block's q; 32 times that of its first half, of its second: as simd_*.h needs them
     int64_t num_rows;
     int64_t k;
 

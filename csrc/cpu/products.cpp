@@ -37,11 +37,9 @@ void linear(glimp_cpu &cpu, const float *x, int64_t num_tokens, const Product *p
     }
     QuantizedRows rows = {};
     if (any_quantized) rows = quantize_rows(cpu, x, num_tokens, k);
-    // tasks of an even number of tiles, as the kernels take two at a time
-    const int64_t num_pairs = (total + 1) / 2;
-    const int64_t num_tasks = std::min(num_pairs, kTasksPerThread * cpu.threads.num_threads());
+    const int64_t num_tasks = std::min(total, kTasksPerThread * cpu.threads.num_threads());
     cpu.threads.run(num_tasks, [&](int64_t task, int) {
-        const int64_t first = 2 * (num_pairs * task / num_tasks), last = 2 * (num_pairs * (task + 1) / num_tasks);
+        const int64_t first = total * task / num_tasks, last = total * (task + 1) / num_tasks;
         int64_t before = 0;
         for (int i = 0; i < num_products; ++i) {
             const glimp_weight &weight = *products[i].weight;

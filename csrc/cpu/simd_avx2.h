@@ -137,22 +137,36 @@ inline int32_t sum(I32 a) {
     return total;
 }
 
-template <int kMax>
-inline __m256i dot4_half(__m256i acc, __m256i weights, __m256i x) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    if constexpr (kMax <= 127) {  // a sum of two products then fits into 16 bits
-        return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), ones));
+constexpr int kParts = 2;
+using F32Part = __m256;
+using I32Part = __m256i;
+using U8Part = __m256i;
+template <int kPart, class V>
+inline auto part(V a) {
+    if constexpr (kPart == 0) {
+        return a.low;
     } else {
-        const __m256i low = _mm256_and_si256(weights, _mm256_set1_epi8(15));
-        const __m256i high = _mm256_and_si256(_mm256_srli_epi32(weights, 4), _mm256_set1_epi8(15));
-        const __m256i lows = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
-        const __m256i highs = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), _mm256_set1_epi16(16));
-        return _mm256_add_epi32(acc, _mm256_add_epi32(lows, highs));
+        return a.high;
     }
 }
-template <int kMax>
-inline I32 dot4(I32 acc, U8 weights, U8 x) {
-    return {dot4_half<kMax>(acc.low, weights.low, x.low), dot4_half<kMax>(acc.high, weights.high, x.high)};
+inline F32 join(const F32Part (&parts)[kParts]) { return {parts[0], parts[1]}; }
+inline I32Part add(I32Part a, I32Part b) { return _mm256_add_epi32(a, b); }
+inline F32Part fma(F32Part a, F32Part b, F32Part c) { return _mm256_fmadd_ps(a, b, c); }
+inline F32Part to_float(I32Part a) { return _mm256_cvtepi32_ps(a); }
+
+template <int kShift>
+inline U8Part digit_of(U8Part quants) {
+    return _mm256_and_si256(_mm256_srli_epi32(quants, kShift), _mm256_set1_epi8(15));
 }
+template <int kBits>
+inline I32Part shift_left16(I32Part a) { return _mm256_slli_epi16(a, kBits); }
+inline I32Part add_products16(I32Part sum, U8Part digits, U8Part x) {
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(digits, x));
+    asm("" : "+x"(sum));  // or GCC puts additions off, and what's to be added into memory
+    return sum;
+}
+inline I32Part sum_pairs(I32Part a, int16_t factor) { return _mm256_madd_epi16(a, _mm256_set1_epi16(factor)); }
+
+#include "simd_int16.h"
 
 }  // namespace glimp::GLIMP_PATH

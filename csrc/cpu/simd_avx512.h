@@ -92,23 +92,54 @@ inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
 inline int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
 
-// acc + the dot product of each lane's four bytes: `weights` unsigned and at most kMax, `x` signed.
-template <int kMax>
-inline I32 dot4(I32 acc, U8 weights, U8 x) {
+// The parts of a vector that are registers of their own, for sums that must stay in them.
+constexpr int kParts = 1;
+using F32Part = F32;
+using I32Part = I32;
+using U8Part = U8;
+template <int kPart, class V>
+inline V part(V a) { return a; }
+inline I32 add(I32 a, I32 b) { return a + b; }
+inline F32 join(const F32Part (&parts)[kParts]) { return parts[0]; }
+
+// Products<kBits, kOffset>: for each lane the sum of (quant - kOffset) * x over a block or half of it, x int8 of
+// -127 ... 127. Quants are taken digit by digit; a sum begins with what stands for the x's own sum, times -kOffset.
 #if defined(__AVX512VNNI__)
-    return {_mm512_dpbusd_epi32(acc.v, weights.v, x.v)};
-#else
-    const __m512i ones = _mm512_set1_epi16(1);
-    if constexpr (kMax <= 127) {  // a sum of two products then fits into 16 bits
-        return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(_mm512_maddubs_epi16(weights.v, x.v), ones))};
-    } else {
-        const __m512i low = _mm512_and_si512(weights.v, _mm512_set1_epi8(15));
-        const __m512i high = _mm512_and_si512(_mm512_srli_epi32(weights.v, 4), _mm512_set1_epi8(15));
-        const __m512i lows = _mm512_madd_epi16(_mm512_maddubs_epi16(low, x.v), ones);
-        const __m512i highs = _mm512_madd_epi16(_mm512_maddubs_epi16(high, x.v), _mm512_set1_epi16(16));
-        return {_mm512_add_epi32(acc.v, _mm512_add_epi32(lows, highs))};
-    }
-#endif
+// What stands for minus the sum of a block's q, and for 32 times that of its first and second half.
+inline void minus_sums_of(const int8_t *q, int32_t (&sums)[3]) {
+    const int32_t first = sum(load_signed(q)), second = sum(load_signed(q + kLanes));
+    sums[0] = -(first + second), sums[1] = -32 * first, sums[2] = -32 * second;
 }
+
+template <int kBits, int kOffset>
+struct Products {
+    static constexpr int kDigits = 1;
+    using Sum = I32;
+
+    template <int kDigit>
+    static U8 digit(U8 quants) { return quants; }
+    template <int kDigit>
+    static Sum begin(int32_t minus_sums) {
+        if constexpr (kOffset == 0) return set(int32_t{0});
+        return kBits == 6 ? set(minus_sums) : shift_left<kBits - 1>(set(minus_sums));
+    }
+    static Sum add(Sum sum, U8 digits, U8 x) { return {_mm512_dpbusd_epi32(sum.v, digits.v, x.v)}; }
+    template <int kDigit>
+    static I32 end(Sum sum, int32_t) { return sum; }
+};
+#else
+template <int kShift>
+inline U8 digit_of(U8 quants) { return shift_right<kShift>(quants) & set_bytes(15); }
+template <int kBits>
+inline I32 shift_left16(I32 a) { return {_mm512_slli_epi16(a.v, kBits)}; }
+inline I32 add_products16(I32 sum, U8 digits, U8 x) {
+    sum.v = _mm512_add_epi16(sum.v, _mm512_maddubs_epi16(digits.v, x.v));
+    asm("" : "+v"(sum.v));  // or GCC puts additions off, and what's to be added into memory
+    return sum;
+}
+inline I32 sum_pairs(I32 a, int16_t factor) { return {_mm512_madd_epi16(a.v, _mm512_set1_epi16(factor))}; }
+
+#include "simd_int16.h"
+#endif
 
 }  // namespace glimp::GLIMP_PATH

@@ -165,13 +165,40 @@ inline int32_t sum(const I32 &a) {
     for (int i = 0; i < kLanes; ++i) total += a.v[i];
     return total;
 }
-template <int kMax>
-inline I32 dot4(const I32 &acc, const U8 &weights, const U8 &x) {
-    return each_lane<I32>([&](int i) {
-        int32_t total = acc.v[i];
-        for (int j = 4 * i; j < 4 * i + 4; ++j) total += weights.v[j] * static_cast<int8_t>(x.v[j]);
-        return total;
-    });
+
+constexpr int kParts = 1;
+using F32Part = F32;
+using I32Part = I32;
+using U8Part = U8;
+template <int kPart, class V>
+inline const V &part(const V &a) { return a; }
+inline I32 add(const I32 &a, const I32 &b) { return a + b; }
+inline F32 join(const F32Part (&parts)[kParts]) { return parts[0]; }
+
+inline void minus_sums_of(const int8_t *q, int32_t (&sums)[3]) {
+    int32_t halves[2] = {};
+    for (int i = 0; i < 32; ++i) halves[i / 16] += q[i];
+    sums[0] = -(halves[0] + halves[1]), sums[1] = -32 * halves[0], sums[2] = -32 * halves[1];
 }
+
+template <int kBits, int kOffset>
+struct Products {
+    static constexpr int kDigits = 1;
+    using Sum = I32;
+
+    template <int kDigit>
+    static U8 digit(const U8 &quants) { return quants; }
+    template <int kDigit>
+    static Sum begin(int32_t minus_sums) { return set(kBits == 6 ? minus_sums : kOffset * minus_sums); }
+    static Sum add(const Sum &sum, const U8 &digits, const U8 &x) {
+        return each_lane<I32>([&](int i) {
+            int32_t total = sum.v[i];
+            for (int j = 4 * i; j < 4 * i + 4; ++j) total += digits.v[j] * static_cast<int8_t>(x.v[j]);
+            return total;
+        });
+    }
+    template <int kDigit>
+    static I32 end(const Sum &sum, int32_t) { return sum; }
+};
 
 }  // namespace glimp::GLIMP_PATH

@@ -16,6 +16,10 @@ QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SCALE_AT = {"Q6_K": 208}  # bytes into a block; 0 for the others
 WITH_MIN = ("Q4_1", "Q5_1", "Q4_K", "Q5_K")
+QUANTS_AT = {  # bytes of a block; from 2 on in the others
+    **{"Q4_1": slice(4, None), "Q5_1": slice(4, None), "Q4_K": slice(16, None), "Q5_K": slice(16, None)},
+    **{"Q6_K": slice(0, 192)},
+}
 ROW_COUNTS = [1, 2, 7, 8, 9, 37]  # groups of rows in registers are of 8
 
 
@@ -39,8 +43,8 @@ def random_blocks(kind, n, k, seed=0):
 class Packed:
     """A quantised matrix for one op set, and what it stands for."""
 
-    def __init__(self, ops, kind, n, k, bias=None, seed=0):
-        blocks = random_blocks(kind, n, k, seed)
+    def __init__(self, ops, kind, n, k, bias=None, seed=0, blocks=None):
+        blocks = random_blocks(kind, n, k, seed) if blocks is None else blocks
         self.exact = torch.from_numpy(gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind]))
         num_bytes = ops.library.glimp_packed_bytes(TYPES[kind], n, k)
         self.data = torch.full((num_bytes + 64,), 255, dtype=torch.uint8)
@@ -81,6 +85,20 @@ def test_rounding_the_activations_costs_less_than_a_percent(ops, kind):
     weight, x = Packed(ops, kind, 64, 512), randn(9, 512, seed=3, dtype=torch.float32)
     exact = REFERENCE.linear(x.double(), weight.exact.double())
     assert (ops.linear(x, weight.struct) - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_the_largest_sums_fit(ops, kind):
+    """Some paths sum products in 16 bits: here of the largest and smallest quants with -127 and 127."""
+    n, k = 32, 512
+    blocks = random_blocks(kind, n, k).reshape(n, -1, gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1])
+    quants = blocks[..., QUANTS_AT.get(kind, slice(2, None))]
+    quants[0::2], quants[1::2] = (0x7F, 0x80) if kind == "Q8_0" else (0xFF, 0)
+    weight = Packed(ops, kind, n, k, blocks=blocks.reshape(n, -1))
+    signs = torch.tensor([[1.0] * 32, [-1.0] * 32, [1.0, -1.0] * 16, [1.0] * 16 + [-1.0] * 16])
+    x = signs.repeat(3, k // 32)  # more than a group of rows
+    plain = REFERENCE.linear(x, weight.exact)
+    assert is_close(ops.linear(x, weight.struct), plain, REFERENCE.linear(x.double(), weight.exact.double()))
 
 
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=list(FLOATS))
