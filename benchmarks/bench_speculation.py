@@ -22,6 +22,8 @@ from tqdm import tqdm
 from glimp_engine import Engine, GlimpRouter, LargeOnly, RoutingParams, SamplingParams, SmallOnly, Speculation
 
 DEPTHS = (1, 2, 4, 8)
+AT_ONCE = 16
+ROUNDS = 2  # of the cases that have one group of prompts
 TABLE = "\n".join(f"| {i} | item {i * 37 % 101} | {i * i * 7 % 1000} | {'yes' if i % 3 else 'no'} |" for i in range(40))
 COPY = f"Repeat the following table exactly, without a word before or after it.\n\n{TABLE}"
 SAMPLINGS = {"greedy": {"temperature": 0.0}, "T 0.6": {"temperature": 0.6, "top_p": 0.95, "seed": 1}}
@@ -65,7 +67,7 @@ def compare(
     """Off and auto in turn on each group of prompts, and what became of the proposals; the first group warms up."""
     runs = {"off": Run(), "auto": Run()}
     for group in groups:  # every prompt is cached by both models, so that neither way has to read it
-        for reader in (GlimpRouter(0.0), SmallOnly()):
+        for reader in (router, SmallOnly()):
             engine.generate(group, SamplingParams(max_tokens=1), routing(reader, "off"), use_tqdm=False)
     for way in runs:
         answer(engine, groups[0], sampling, router, way, Run())
@@ -146,13 +148,18 @@ def main() -> None:
     parser.add_argument("--llama-binaries", type=Path, help="a directory with llama-bench and llama-speculative-simple")
     parser.add_argument("--num-peer-problems", type=int, default=5, help="of them, for each depth of the peer")
     args = parser.parse_args()
-    problems = load_problems(args.problems, args.num_problems)
+    problems = load_problems(args.problems, max(args.num_problems, AT_ONCE))
     prompts = [chat(problem.message) for problem in problems]
     engine = Engine(*args.models, num_threads=args.threads, kv_cache_bytes=1 << 30)
-    cases = list(run_cases(engine, prompts, args))
+    cases = []
+    for case in run_cases(engine, prompts, args):
+        print(json.dumps(case), flush=True)
+        cases.append(case)
     copies = Engine(args.models[0], num_threads=args.threads, speculation=Speculation(("ngram",)))
     copying = SamplingParams(temperature=0, max_tokens=900)
-    cases.append(describe("ngram, a copied table", *compare(copies, [[chat(COPY)]], copying, SmallOnly(), 3), 3))
+    cases.append(
+        describe("ngram, a copied table", *compare(copies, [[chat(COPY)]], copying, SmallOnly(), ROUNDS), ROUNDS)
+    )
     if args.llama_binaries:
         texts = [engine_prompt(engine, prompt) for prompt in prompts[: args.num_peer_problems]]
         peer = peer_speed(args.llama_binaries, args.models, texts, args.threads, args.max_tokens)
@@ -169,13 +176,13 @@ def run_cases(engine: Engine, prompts: list[Any], args: argparse.Namespace) -> A
     for temperature, options in SAMPLINGS.items():
         sampling = SamplingParams(max_tokens=args.max_tokens, **options)
         for name, router in (("large only", LargeOnly()), ("routed at 1.0", GlimpRouter(1.0))):
-            runs = compare(engine, [[prompt] for prompt in prompts], sampling, router, args.repeats)
+            groups = [[prompt] for prompt in prompts[: args.num_problems]]
+            runs = compare(engine, groups, sampling, router, args.repeats)
             yield describe(f"{name}, {temperature}", *runs, args.repeats)
     sampling = SamplingParams(max_tokens=args.max_tokens, temperature=0)
-    many = compare(engine, [prompts[:16]], sampling, LargeOnly(), 3)
-    yield describe("16 sequences, large only", *many, 3)
-    many = compare(engine, [prompts[:16]], sampling, GlimpRouter(1.0), 3)
-    yield describe("16 sequences, routed at 1.0", *many, 3)
+    for name, router in (("large only", LargeOnly()), ("routed at 1.0", GlimpRouter(1.0))):
+        many = compare(engine, [prompts[:AT_ONCE]], sampling, router, ROUNDS)
+        yield describe(f"{AT_ONCE} sequences, {name}", *many, ROUNDS)
 
 
 def engine_prompt(engine: Engine, prompt: Any) -> str:
