@@ -11,25 +11,32 @@ __all__ = ["Acceptance", "Record"]
 # of tokens before it that stand elsewhere too.
 KINDS = {Proposer.SMALL: (0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 0.995), Proposer.NGRAM: (3, 4, 6, 9, 17)}
 PRIOR = {Proposer.SMALL: (0.3, 0.4, 0.55, 0.65, 0.75, 0.85, 0.9, 0.95), Proposer.NGRAM: (0.2, 0.4, 0.5, 0.7, 0.8, 0.9)}
+NEXT = {Proposer.SMALL: 0.85, Proposer.NGRAM: 0.6}  # of one that isn't made yet: high enough for it to be tried
 PRIOR_WEIGHT = 4.0  # proposals' worth
 MEMORY = 500.0  # proposals of one kind, or of one proposer, beyond which what is new counts for more
 RECORD_WEIGHT = 8.0  # expected confirmations; a sequence is as all others until it has shown as many
 RECORD_DECAY = 0.99  # a token
+SHARE_DECAY = 0.998  # a token that nothing was proposed for, so that what didn't pay is tried again
 
 
 class Share:
     """A running share of hits, with the last `MEMORY` trials in it."""
 
     def __init__(self, prior: float) -> None:
-        self._hits, self._trials = prior * PRIOR_WEIGHT, PRIOR_WEIGHT
+        self._prior = prior
+        self._hits, self._trials = 0.0, 0.0
 
     @property
     def mean(self) -> float:
-        return self._hits / self._trials
+        return (self._hits + self._prior * PRIOR_WEIGHT) / (self._trials + PRIOR_WEIGHT)
 
     def add(self, is_hit: bool) -> None:
-        keep = min(1.0, MEMORY / (self._trials + 1))
-        self._hits, self._trials = self._hits * keep + is_hit, self._trials * keep + 1
+        self.keep(min(1.0, MEMORY / (self._trials + 1)))
+        self._hits, self._trials = self._hits + is_hit, self._trials + 1
+
+    def keep(self, share: float) -> None:
+        """Let what has been seen count for so much less."""
+        self._hits, self._trials = self._hits * share, self._trials * share
 
 
 class Acceptance:
@@ -37,7 +44,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._by_kind = {proposer: [Share(prior) for prior in PRIOR[proposer]] for proposer in Proposer}
-        self._all = {proposer: Share(sum(PRIOR[proposer]) / len(PRIOR[proposer])) for proposer in Proposer}
+        self._all = {proposer: Share(NEXT[proposer]) for proposer in Proposer}
 
     def of(self, proposer: Proposer, evidence: float) -> float:
         """The chance of a proposal, in any sequence."""
@@ -46,6 +53,11 @@ class Acceptance:
     def of_next(self, proposer: Proposer) -> float:
         """The chance of a proposal that hasn't been made yet."""
         return self._all[proposer].mean
+
+    def forget(self) -> None:
+        """A token was written that nothing was proposed for."""
+        for share in self._all.values():
+            share.keep(SHARE_DECAY)
 
     def learn(self, outcome: Outcome) -> None:
         """A proposal was confirmed, or refused."""

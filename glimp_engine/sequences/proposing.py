@@ -3,7 +3,7 @@
 Sequences that wait for a model's token can be given more than one row of its next forward, with proposals in between.
 One more proposal pays while
 
-    chance that all are confirmed * value of a token > time of one more row + time to make the proposal
+    0.9 * chance that all are confirmed * value of a token > time of one more row + time to make the proposal
 
 where times are measured means of the ticks with as many tokens, each sequence's share of them, and the value of a
 token is the time that it takes at the best depth. With many sequences, or a small model that is not much faster, no
@@ -26,6 +26,7 @@ from glimp_engine.speculation import Speculation
 __all__ = ["Proposing"]
 
 PRICES_HOLD = 32  # ticks, then they are looked up again
+MARGIN = 0.9  # what is to be won is worth a tenth more than it costs, as neither is known better than that
 MIN_AHEAD = 32  # tokens that a sequence is thought to go on for at least, when a catch-up has to pay for itself
 
 
@@ -97,6 +98,8 @@ class Proposing:
                 record.add(outcome, self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence))
                 self._acceptance.learn(outcome)
         record.forget()
+        if not outcomes:
+            self._acceptance.forget()
         outcomes.clear()
 
     def _extend(self, sequence: Sequence, prices: Prices) -> None:
@@ -107,7 +110,8 @@ class Proposing:
             return proposals.await_writer()  # not even a certain one pays
         may_ask = proposals.is_paired and Proposer.SMALL in self._proposers
         next_chance = self._chance(sequence, Proposer.SMALL, None) if may_ask else 0.0
-        value = prices.token(next_chance) if may_ask else prices.ticks[0]
+        seconds = prices.token(next_chance) if may_ask else prices.ticks[0]
+        value = MARGIN * seconds
         chain = math.prod(self._chance(sequence, each.proposer, each.evidence) for each in placed)
         room = min(self._speculation.max_tokens, sequence.num_tokens_left - 1)
         while len(placed) < room and not proposals.are_at_end:
@@ -117,7 +121,12 @@ class Proposing:
             chance, known = self._best_known(sequence)
             gain = chain * chance * value - row
             gain_if_asked = chain * next_chance * value - row - prices.proposal
-            if may_ask and proposals.can_ask and gain_if_asked > max(gain, 0.0) and self._pays(sequence, prices, value):
+            if (
+                may_ask
+                and proposals.can_ask
+                and gain_if_asked > max(gain, 0.0)
+                and self._pays(sequence, prices, seconds)
+            ):
                 return proposals.await_small(self._wanted(chain * value, next_chance, len(placed), room, prices))
             if known is None or gain <= 0:
                 break
@@ -153,7 +162,7 @@ class Proposing:
         general = acceptance.of_next(proposer) if evidence is None else acceptance.of(proposer, evidence)
         return min(general * sequence.proposals.record.factor(proposer), 1.0)
 
-    def _pays(self, sequence: Sequence, prices: Prices, value: float) -> bool:
+    def _pays(self, sequence: Sequence, prices: Prices, seconds: float) -> bool:
         """Whether what the small model has to read first is worth it; before a glimpse it has to read it anyway."""
         stream = sequence.stream
         unseen = stream.num_written - stream.table.next_run(Model.SMALL, len(stream))[0]
@@ -161,7 +170,7 @@ class Proposing:
             return True
         num_written = len(sequence.transcript.token_ids)
         num_ahead = min(max(MIN_AHEAD, num_written), sequence.num_tokens_left)
-        return num_written > 0 and num_ahead * (prices.ticks[0] - value) > self._times.of(Model.SMALL, unseen)
+        return num_written > 0 and num_ahead * (prices.ticks[0] - seconds) > self._times.of(Model.SMALL, unseen)
 
     def _prices_of(self, model: Model, num_sequences: int, num_others: int) -> Prices:
         key = model, num_sequences, num_others
