@@ -1,4 +1,8 @@
-"""How long a model's ticks take, by their tokens: measured as the engine works, and guessed where it has not yet."""
+"""How long a model's ticks take, by their tokens: measured as the engine works, and guessed where it has not yet.
+
+A machine has faster and slower minutes, and what is seldom done is seldom measured. So a time is a mean times a pace
+that all means share: each tick says a little of both.
+"""
 
 import math
 from bisect import bisect_left, insort
@@ -7,8 +11,9 @@ __all__ = ["TickTimes"]
 
 EXACT = 32  # up to so many tokens each number has a time of its own, above it those within 1/8 share one
 FIRST_SLOPE = 0.03  # of a token's time, that one more is thought to cost before it has been tried
-NEWEST = 0.1  # the weight of the last measurement in a mean
-LARGEST_STEP = 2.0  # of a mean that is known well: what takes longer was held up by something else
+NEWEST = 0.05  # the weight of the last measurement in a mean, in logarithms
+NEWEST_PACE = 0.1  # ... and in the pace
+LARGEST_SURPRISE = 2.0  # what takes longer was held up by something else
 
 
 class TickTimes:
@@ -17,25 +22,32 @@ class TickTimes:
     def __init__(self, forward_bytes: tuple[int, ...]) -> None:
         """forward_bytes: what a forward of one token reads, from which a model that has not run yet is judged."""
         self._forward_bytes = forward_bytes
+        self._pace = 1.0
         self._means: list[dict[int, tuple[float, int]]] = [{} for _ in forward_bytes]  # [model]: seconds, how many
         self._measured: list[list[int]] = [[] for _ in forward_bytes]  # the numbers of tokens, ascending
 
     def add(self, model: int, num_tokens: int, seconds: float) -> None:
         """A tick has taken so long."""
         key = rounded(num_tokens)
-        mean, count = self._means[model].get(key, (seconds, 0))
-        if count == 0:
+        known = self._means[model].get(key)
+        if known is None:
             insort(self._measured[model], key)
-        elif count > 3:
-            seconds = min(seconds, mean * LARGEST_STEP)
-        self._means[model][key] = mean + (seconds - mean) * max(NEWEST, 1 / (count + 1)), count + 1
+            self._means[model][key] = seconds / self._pace, 1
+            return
+        mean, count = known
+        surprise = min(max(seconds / (mean * self._pace), 1 / LARGEST_SURPRISE), LARGEST_SURPRISE)
+        self._pace *= surprise**NEWEST_PACE
+        self._means[model][key] = mean * surprise ** max(NEWEST, 1 / (count + 1)), count + 1
 
     def of(self, model: int, num_tokens: int) -> float:
-        """What a tick of so many tokens is expected to take."""
+        """What a tick of so many tokens is expected to take, in seconds."""
+        return self._pace * self._mean(model, num_tokens)
+
+    def _mean(self, model: int, num_tokens: int) -> float:
         measured, means = self._measured[model], self._means[model]
         if not measured:
             others = [other for other in range(len(self._means)) if self._measured[other]]
-            unit = self.of(others[0], 1) / self._forward_bytes[others[0]] if others else 1e-10
+            unit = self._mean(others[0], 1) / self._forward_bytes[others[0]] if others else 1e-10
             return unit * self._forward_bytes[model] * relative(num_tokens)
         place = bisect_left(measured, num_tokens)
         if place == len(measured):

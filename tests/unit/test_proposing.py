@@ -61,7 +61,7 @@ def test_a_tick_that_was_held_up_counts_for_little():
     for _ in range(10):
         times.add(0, 1, 1.0)
     times.add(0, 1, 1000.0)
-    assert times.of(0, 1) <= 1.11
+    assert times.of(0, 1) <= 1.2
 
 
 def test_times_follow_what_changes():
@@ -69,6 +69,18 @@ def test_times_follow_what_changes():
     for seconds in (*[1.0] * 20, *[1.5] * 60):
         times.add(0, 3, seconds)
     assert times.of(0, 3) == pytest.approx(1.5, rel=0.01)
+
+
+def test_slow_minutes_make_nothing_seem_dear_that_was_measured_in_them():
+    """Two rows cost a tenth more than one; they are seldom tried, and the machine becomes twice as fast."""
+    times = TickTimes((1,))
+    for i in range(300):
+        slow = 2.0 if i < 100 else 1.0
+        times.add(0, 1, slow)
+        if i < 100 and i % 10 == 0:
+            times.add(0, 2, 1.1 * slow)
+    assert times.of(0, 1) == pytest.approx(1.0, rel=0.02)
+    assert times.of(0, 2) / times.of(0, 1) == pytest.approx(1.1, rel=0.35)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3000), st.floats(1e-6, 10)), min_size=1, max_size=30), st.integers(1, 5000))
@@ -96,7 +108,7 @@ def test_chances_become_what_was_seen():
     assert acceptance.of(Proposer.SMALL, 0.85) == pytest.approx(0.9, abs=0.05)
     assert acceptance.of(Proposer.SMALL, 0.1) == pytest.approx(0.1, abs=0.05)
     assert acceptance.of_next(Proposer.SMALL) == pytest.approx(0.5, abs=0.05)
-    for _ in range(3000):
+    for _ in range(9000):
         acceptance.forget()
     first = Acceptance().of_next(Proposer.SMALL)
     assert acceptance.of_next(Proposer.SMALL) == pytest.approx(first, abs=0.01)  # so that it is tried again
