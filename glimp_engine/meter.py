@@ -40,6 +40,8 @@ class Meter:
             stats.question_tokens += run.question
             stats.decode_tokens += run.decode
             stats.proposal_tokens += run.proposal
+            if work.sequence.finish_reason is not None:
+                continue  # aborted meanwhile: what it has seen counts this forward already
             num_seen = work.end if work.is_rerun else work.sequence.streams.num_seen[plan.model]
             stats.recomputed_tokens += max(0, min(work.end, num_seen) - work.start)
         if all(work.sequence.awaited.use is Use.PROPOSAL for work in plan.work):
