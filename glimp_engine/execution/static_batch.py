@@ -19,13 +19,8 @@ FLOAT_FIELDS = (
     "small_below",
     "min_logprob",
 )
-LOOP_FIELDS = (
-    "state",
-    "awaits_glimpse",
-    "small_below",
-    "ends_at_step",
-    "min_logprob",
-)  # of a loop's rows; see run_ahead.py
+# of a loop's rows; see run_ahead.py
+LOOP_FIELDS = ("state", "awaits_glimpse", "small_below", "ends_at_step", "min_logprob")
 NEUTRAL = {"top_p": 1.0, "repetition_penalty": 1.0}  # of a row that nobody asked for; it's greedy
 
 

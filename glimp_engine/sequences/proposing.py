@@ -11,8 +11,10 @@ proposal pays: then this is plain decoding.
 """
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from glimp_engine.outputs import Proposer
 from glimp_engine.routing import Model
@@ -89,6 +91,7 @@ class Proposing:
                 for sequence in writing[model]:
                     yield sequence  # so that a fault in what follows is known to be its own
                     self._extend(sequence, prices)
+                self._drop_what_few_have(writing[model], model)
 
     def learn(self, sequence: Sequence) -> None:
         """A sequence has written: what has become of its proposals."""
@@ -97,9 +100,10 @@ class Proposing:
             if outcome.is_confirmed is not None:
                 record.add(outcome, self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence))
                 self._acceptance.learn(outcome)
-        record.forget()
-        if not outcomes:
-            self._acceptance.forget()
+        if not sequence.proposals:  # else nothing may have been written yet
+            record.forget()
+            if not outcomes:
+                self._acceptance.forget()
         outcomes.clear()
 
     def _extend(self, sequence: Sequence, prices: Prices) -> None:
@@ -112,7 +116,7 @@ class Proposing:
         next_chance = self._chance(sequence, Proposer.SMALL, None) if may_ask else 0.0
         seconds = prices.token(next_chance) if may_ask else prices.ticks[0]
         value = MARGIN * seconds
-        chain = math.prod(self._chance(sequence, each.proposer, each.evidence) for each in placed)
+        chain = self._chains(sequence)[-1]
         room = min(self._speculation.max_tokens, sequence.num_tokens_left - 1)
         while len(placed) < room and not proposals.are_at_end:
             row = prices.row(len(placed) + 1)
@@ -142,6 +146,17 @@ class Proposing:
         least = (prices.row(num_placed + 2) + prices.proposal) / (at_stake * chance) if at_stake * chance else 1.0
         return Wanted(num_tokens, math.log(least) if 0 < least < 1 else (0.0 if least >= 1 else -math.inf))
 
+    def _drop_what_few_have(self, writing: list[Sequence], model: Model) -> None:
+        """Take back all proposals if together they don't pay: a price is a share, and a row may cost more for a few."""
+        if len(writing) == 1 or any(sequence.awaited.use is Use.PROPOSAL for sequence in writing):
+            return
+        chains = [chain for sequence in writing for chain in self._chains(sequence)[1:]]
+        plain = self._times.of(model, len(writing))
+        seconds = self._times.of(model, len(writing) + len(chains)) - plain
+        if chains and MARGIN * sum(chains) * plain / len(writing) < seconds:
+            for sequence in writing:
+                sequence.proposals.drop()
+
     def _best_known(self, sequence: Sequence) -> tuple[float, tuple[int, Proposer, float] | None]:
         """(chance, (token, proposer, evidence)) of the likeliest next token that nothing has to be run for."""
         best: tuple[float, tuple[int, Proposer, float] | None] = 0.0, None
@@ -155,6 +170,11 @@ class Proposing:
             if chance > best[0]:
                 best = chance, (token, Proposer.NGRAM, float(length))
         return best
+
+    def _chains(self, sequence: Sequence) -> list[float]:
+        """The chance that none is refused of the first 0, 1, 2 ... proposals."""
+        chances = (self._chance(sequence, each.proposer, each.evidence) for each in sequence.proposals.stream.proposals)
+        return list(accumulate(chances, operator.mul, initial=1.0))
 
     def _chance(self, sequence: Sequence, proposer: Proposer, evidence: float | None) -> float:
         """That a proposal is confirmed, if those before it are; without evidence, of one that isn't made yet."""

@@ -41,26 +41,35 @@ class TickTimes:
 
     def of(self, model: int, num_tokens: int) -> float:
         """What a tick of so many tokens is expected to take, in seconds."""
-        return self._pace * self._mean(model, num_tokens)
+        return self._pace * self._mean(model, rounded(num_tokens))
 
     def _mean(self, model: int, num_tokens: int) -> float:
         measured, means = self._measured[model], self._means[model]
-        if not measured:
-            others = [other for other in range(len(self._means)) if self._measured[other]]
-            unit = self._mean(others[0], 1) / self._forward_bytes[others[0]] if others else 1e-10
-            return unit * self._forward_bytes[model] * relative(num_tokens)
         place = bisect_left(measured, num_tokens)
+        if place == 0 and not (measured and measured[0] == num_tokens):
+            return self._guess(model, num_tokens)
         if place == len(measured):
             last = measured[-1]
             return means[last][0] * relative(num_tokens) / relative(last)
         above = measured[place]
         if above == num_tokens:
             return means[above][0]
-        if place == 0:
-            return means[above][0] * relative(num_tokens) / relative(above)
         below = measured[place - 1]
         share = (num_tokens - below) / (above - below)
         return means[below][0] * (1 - share) + means[above][0] * share
+
+    def _guess(self, model: int, num_tokens: int) -> float:
+        """For fewer tokens than the model has run at a time: the least that is plausible, so that it is tried.
+
+        A prompt says little about a single token, so other models do too, by their bytes.
+        """
+        guesses = []
+        for other, measured in enumerate(self._measured):
+            if measured and (other == model or measured[0] <= num_tokens):
+                known = max(measured[0], num_tokens)
+                scale = self._forward_bytes[model] / self._forward_bytes[other]
+                guesses.append(scale * self._mean(other, known) * relative(num_tokens) / relative(known))
+        return min(guesses, default=1e-10 * self._forward_bytes[model] * relative(num_tokens))
 
 
 def relative(num_tokens: int) -> float:

@@ -71,6 +71,17 @@ def test_times_follow_what_changes():
     assert times.of(0, 3) == pytest.approx(1.5, rel=0.01)
 
 
+def test_a_prompt_makes_a_single_token_seem_no_dearer_than_it_is():
+    """The small model has only read prompts: by its bytes a token takes a quarter of the large one's."""
+    times = TickTimes((100, 400))
+    times.add(0, 150, 0.5)
+    for num_tokens in (1, 2, 150):
+        times.add(1, num_tokens, 0.04 if num_tokens < 150 else 2.0)
+    assert times.of(0, 1) == pytest.approx(0.01)
+    assert times.of(0, 150) == pytest.approx(0.5)
+    assert TickTimes((100, 400)).of(1, 1) == pytest.approx(4 * TickTimes((100, 400)).of(0, 1))
+
+
 def test_slow_minutes_make_nothing_seem_dear_that_was_measured_in_them():
     """Two rows cost a tenth more than one; they are seldom tried, and the machine becomes twice as fast."""
     times = TickTimes((1,))
