@@ -16,6 +16,7 @@ from glimp_engine.config import EngineConfig
 from glimp_engine.decoding_loop import DecodingLoop
 from glimp_engine.delivery import Delivery, EventStream
 from glimp_engine.errors import ConfigError, EngineError, RequestError
+from glimp_engine.execution import ModelRunner
 from glimp_engine.guard import Guard
 from glimp_engine.load import (
     LoadedModel,
@@ -125,19 +126,10 @@ class Engine:
         texts = self._dictionary.texts
         voices = [make_voice(loaded, text, skip_code_fences) for loaded, text in zip(models, texts, strict=False)]
         self._voices = (voices[0], voices[-1])
+        self._meter, self._delivery = Meter(), Delivery()
+        runners = make_runners(models, voices, self._dictionary, memory, config, op_set)
         pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
-        forward_bytes = tuple(loaded.model.weight_bytes for loaded in models)
-        self._meter, self._delivery, times = Meter(), Delivery(), TickTimes(forward_bytes)
-        self._loop = DecodingLoop(
-            make_runners(models, voices, self._dictionary, memory, config, op_set),
-            pool,
-            Scheduler(pool, max_batch_size, max_batch_tokens, forward_bytes, Proposing(proposers, times, Acceptance())),
-            self._meter,
-            times,
-            page_size,
-            starts_ahead=config.has_graphs,
-            emit=self._delivery.emit,
-        )
+        self._loop = make_loop(runners, pool, config, proposers, self._meter, self._delivery)
         self._num_requests = 0
         router = router or (GlimpRouter() if len(models) > 1 else SmallOnly())
         self._default_routing = RoutingParams(router=router)
@@ -326,3 +318,20 @@ class Engine:
     def _new_request_id(self) -> str:
         request_id = f"request-{secrets.token_hex(8)}"
         return self._new_request_id() if request_id in self._loop.live else request_id
+
+
+def make_loop(
+    runners: list[ModelRunner],
+    pool: PagePool,
+    config: EngineConfig,
+    speculation: Speculation,
+    meter: Meter,
+    delivery: Delivery,
+) -> DecodingLoop:
+    """The loop over these models; what its ticks take is what proposals are priced by."""
+    forward_bytes = tuple(runner.model.weight_bytes for runner in runners)
+    times = TickTimes(forward_bytes)
+    proposing = Proposing(speculation, times, Acceptance())
+    scheduler = Scheduler(pool, config.max_batch_size, config.max_batch_tokens, forward_bytes, proposing)
+    starts_ahead = config.has_graphs
+    return DecodingLoop(runners, pool, scheduler, meter, times, config.page_size, starts_ahead, delivery.emit)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from tiny import ScriptedModel, make_text
 
@@ -10,6 +11,7 @@ from glimp_engine import (
     LoadedModel,
     RoutingParams,
 )
+from glimp_engine.config import EngineConfig
 from glimp_engine.kernels.philox import exponential_noise
 
 PROMPT = "How many?"
@@ -116,3 +118,15 @@ W = [id_of(f" w{i}") for i in range(40)]
 
 def routed(router, **options):
     return RoutingParams(router=router, stop_repeated_steps=False, max_step_tokens=5, **options)
+
+
+SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("reference", "graphs", "ahead")]
+MODES = ["native", *SLOW_MODES]  # Triton's ops have tests of their own
+
+
+def engine_in(mode, monkeypatch):
+    """A pair of tables on an op set, or in ticks that stay or run ahead."""
+    if mode in ("graphs", "ahead"):
+        monkeypatch.setattr(EngineConfig, "has_graphs", True)
+        monkeypatch.setattr(EngineConfig, "runs_ahead", mode == "ahead")
+    return engine_on(mode if mode in ("native", "reference") else "reference")

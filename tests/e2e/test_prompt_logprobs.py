@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from tables import KV, PROMPT, TABLES, TEXT, check, engine_on, id_of, logits_in, model_of, routed
+from tables import KV, MODES, PROMPT, TABLES, TEXT, check, engine_in, id_of, logits_in, model_of, routed
 from tiny_requests import check_pages
 
 from glimp_engine import (
@@ -13,19 +13,11 @@ from glimp_engine import (
     SamplingParams,
     SmallOnly,
 )
-from glimp_engine.config import EngineConfig
-
-SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("reference", "graphs", "ahead")]
 
 
-@pytest.fixture(params=["native", *SLOW_MODES])
+@pytest.fixture(params=MODES)
 def engine(request, monkeypatch):
-    """A pair of tables on each op set, and in ticks that stay or run ahead; Triton's has tests of its own."""
-    mode = request.param
-    if mode in ("graphs", "ahead"):
-        monkeypatch.setattr(EngineConfig, "has_graphs", True)
-        monkeypatch.setattr(EngineConfig, "runs_ahead", mode == "ahead")
-    return engine_on(mode if mode in ("native", "reference") else "reference")
+    return engine_in(request.param, monkeypatch)
 
 
 # The prompt's own log-probabilities.

@@ -5,7 +5,24 @@ import math
 from itertools import pairwise
 
 import pytest
-from tables import END, KV, PROMPT, TABLES, TEXT, V, W, check, engine_on, id_of, logits_in, model_of, routed, table_of
+from tables import (
+    END,
+    KV,
+    MODES,
+    PROMPT,
+    TABLES,
+    TEXT,
+    V,
+    W,
+    check,
+    engine_in,
+    engine_on,
+    id_of,
+    logits_in,
+    model_of,
+    routed,
+    table_of,
+)
 from tiny import make_text
 from tiny_requests import check_pages
 
@@ -24,17 +41,10 @@ from glimp_engine import (
 )
 from glimp_engine.config import EngineConfig
 
-SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("reference", "graphs", "ahead")]
 
-
-@pytest.fixture(params=["native", *SLOW_MODES])
+@pytest.fixture(params=MODES)
 def engine(request, monkeypatch):
-    """A pair of tables on each op set, and in ticks that stay or run ahead; Triton's has tests of its own."""
-    mode = request.param
-    if mode in ("graphs", "ahead"):
-        monkeypatch.setattr(EngineConfig, "has_graphs", True)
-        monkeypatch.setattr(EngineConfig, "runs_ahead", mode == "ahead")
-    return engine_on(mode if mode in ("native", "reference") else "reference")
+    return engine_in(request.param, monkeypatch)
 
 
 ALLOWED = [W[1], W[5], W[9], id_of(" w3.\n\n"), id_of(" w7.\n\n")]
