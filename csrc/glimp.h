@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define GLIMP_ABI_VERSION 3
+#define GLIMP_ABI_VERSION 4
 #define GLIMP_API __attribute__((visibility("default")))
 
 enum glimp_error {
@@ -201,10 +201,11 @@ typedef struct {
     glimp_weight head;         /* [V, d] */
 } glimp_decoder;
 
-/* Logits [R, V] of the rows logit_rows [R] of the tokens token_ids [T]; the K/V of all tokens is stored in kv [L]. */
+/* Logits [R, num_logits] of the rows logit_rows [R] of the tokens token_ids [T], for the first num_logits tokens of the
+ * vocabulary, whose rows of the head alone are read; the K/V of all tokens is stored in kv [L]. */
 GLIMP_API int32_t glimp_forward(glimp_cpu *cpu, const glimp_decoder *decoder, const int64_t *token_ids,
                                 const glimp_attention *batch, const int64_t *logit_rows, int64_t num_logit_rows,
-                                const glimp_kv *kv, float *logits);
+                                int64_t num_logits, const glimp_kv *kv, float *logits);
 
 #ifdef __cplusplus
 }

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 LIBRARY = Path(__file__).parent / "libglimp.so"
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 PATHS = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3, "avx512_vnni": 4}
 TYPES = {
@@ -140,7 +140,7 @@ SIGNATURES = {
     "glimp_sample": [POINTER, POINTER, SIZE, SIZE, SIZE, ctypes.POINTER(CSampling), *[POINTER] * 5],
     "glimp_philox": [POINTER, POINTER, POINTER],
     "glimp_forward": [
-        *[POINTER, ctypes.POINTER(CDecoder), POINTER, ATTENTION, POINTER, SIZE],
+        *[POINTER, ctypes.POINTER(CDecoder), POINTER, ATTENTION, POINTER, SIZE, SIZE],
         *[KV, POINTER],
     ],
 }

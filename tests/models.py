@@ -111,8 +111,8 @@ def make_checkpoint(path, case, sizes=SIZES, **how):
 class Growing:
     """K/V of some sequences on pages in random order, NaN until stored; each sequence gives its logits as it grows."""
 
-    def __init__(self, decoder, token_ids, page_size, max_model_len=None):
-        self.decoder, self.token_ids, self.page_size = decoder, token_ids, page_size
+    def __init__(self, decoder, token_ids, page_size, max_model_len=None, num_logits=None):
+        self.decoder, self.token_ids, self.page_size, self.num_logits = decoder, token_ids, page_size, num_logits
         num_pages = [-(-len(ids) // page_size) for ids in token_ids]
         order = torch.randperm(sum(num_pages)).tolist()
         self.tables = [[order.pop() for _ in range(n)] for n in num_pages]
@@ -141,7 +141,8 @@ class Growing:
         )
         ids = torch.tensor([self.token_ids[b][p] for b, p in positions])
         device = self.decoder.device
-        rows = self.decoder.forward(ids.to(device), moved(batch, device), torch.arange(len(ids)).to(device), self.kv)
+        asked = torch.arange(len(ids)).to(device)
+        rows = self.decoder.forward(ids.to(device), moved(batch, device), asked, self.kv, self.num_logits)
         for (b, _), row in zip(positions, rows.cpu(), strict=True):
             self.logits[b].append(row.clone())
             self.lengths[b] += 1

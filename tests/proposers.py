@@ -18,6 +18,7 @@ class Whims:
         self.depth, self.is_random, self.share_small = depth, is_random, share_small
         self.vocab_size, self.knows = vocab_size, knows or {}
         self.outcomes = []
+        self.small_tokens = set()  # that were proposed
 
     def prepare(self, running):
         for sequence in running:
@@ -33,6 +34,7 @@ class Whims:
             if self.is_random and self.rng.random() < 0.2:
                 break
             if proposals.small_draw is not None and self.rng.random() < 0.9:
+                self.small_tokens.add(proposals.small_draw[0])
                 proposals.add(proposals.small_draw[0], Proposer.SMALL, 0.5)
             elif proposals.can_ask and self.rng.random() < self.share_small:
                 wanted = Wanted(room - len(stream.proposals), -99.0)

@@ -97,11 +97,13 @@ class ScriptedModel:
         )
         self.logits_at = logits_at
         self.forwards = []  # the token ids of each
+        self.nums_logits = []  # ... and how many were asked for
 
-    def forward(self, token_ids, batch, logit_rows, kv):
+    def forward(self, token_ids, batch, logit_rows, kv, num_logits=None):
         self.forwards.append(token_ids.tolist())
+        self.nums_logits.append(num_logits)
         rows = [self.logits_at(int(batch.positions[row]), int(token_ids[row])) for row in logit_rows]
-        return torch.stack(rows) if rows else torch.empty(0, self.config.vocab_size)
+        return torch.stack(rows)[:, :num_logits] if rows else torch.empty(0, self.config.vocab_size)
 
 
 class Script:

@@ -75,7 +75,7 @@ void gather_rows(const float *x, int64_t width, const int64_t *rows, int64_t num
 }
 
 void forward(glimp_cpu &cpu, const glimp_decoder &m, const int64_t *token_ids, const glimp_attention &batch,
-             const int64_t *logit_rows, int64_t num_logit_rows, const glimp_kv *kv, float *logits) {
+             const int64_t *logit_rows, int64_t num_logit_rows, int64_t num_logits, const glimp_kv *kv, float *logits) {
     Activations a(cpu, m, std::max(batch.num_tokens, num_logit_rows));
     embed(cpu, token_ids, batch.num_tokens, m.embedding, a.hidden);
     for (int64_t i = 0; i < m.num_layers; ++i) {
@@ -90,7 +90,9 @@ void forward(glimp_cpu &cpu, const glimp_decoder &m, const int64_t *token_ids, c
     std::swap(a.hidden, a.normed);
     finish_layer(cpu, m, m.layers[m.num_layers - 1], num_logit_rows, a);
     rms_norm(cpu, a.hidden, num_logit_rows, a.width, m.norm, m.rms_norm_eps, a.normed);
-    const Product head = {&m.head, {logits, m.vocab_size, false}};
+    glimp_weight first = m.head;
+    first.n = num_logits;
+    const Product head = {&first, {logits, num_logits, false}};
     linear(cpu, a.normed, num_logit_rows, &head, 1);
 }
 
@@ -135,8 +137,9 @@ int32_t check_decoder(const glimp_decoder &m, const glimp_kv *kv) {
 }
 
 int32_t check_call(const glimp_decoder &m, const int64_t *token_ids, const glimp_attention &batch,
-                   const int64_t *logit_rows, int64_t num_logit_rows, const glimp_kv *kv) {
+                   const int64_t *logit_rows, int64_t num_logit_rows, int64_t num_logits, const glimp_kv *kv) {
     if (const int32_t error = check_decoder(m, kv)) return error;
+    if (num_logits < 1 || num_logits > m.vocab_size) return GLIMP_BAD_SIZE;
     const int64_t num_rows = std::max(batch.num_tokens, num_logit_rows);
     const int64_t qkv_width = (m.num_heads + 2 * m.num_kv_heads) * m.head_dim;
     if (const int32_t error = check_sizes({num_rows, m.hidden_size + qkv_width, 4}, 0)) return error;
@@ -153,15 +156,16 @@ int32_t check_call(const glimp_decoder &m, const int64_t *token_ids, const glimp
 
 extern "C" int32_t glimp_forward(glimp_cpu *cpu, const glimp_decoder *decoder, const int64_t *token_ids,
                                  const glimp_attention *batch, const int64_t *logit_rows, int64_t num_logit_rows,
-                                 const glimp_kv *kv, float *logits) {
+                                 int64_t num_logits, const glimp_kv *kv, float *logits) {
     if (!cpu || !decoder || !batch || !kv) return GLIMP_NULL_POINTER;
     if (batch->num_tokens < 0 || num_logit_rows < 0 || decoder->num_layers < 1) return GLIMP_BAD_SIZE;
     if (batch->num_tokens == 0) return num_logit_rows == 0 ? GLIMP_OK : GLIMP_OUT_OF_RANGE;
     if (!token_ids || !logits || (num_logit_rows > 0 && !logit_rows)) return GLIMP_NULL_POINTER;
-    if (const int32_t error = glimp::check_call(*decoder, token_ids, *batch, logit_rows, num_logit_rows, kv))
+    if (const int32_t error =
+            glimp::check_call(*decoder, token_ids, *batch, logit_rows, num_logit_rows, num_logits, kv))
         return error;
     return glimp::run_alone(*cpu, [&] {
-        glimp::forward(*cpu, *decoder, token_ids, *batch, logit_rows, num_logit_rows, kv, logits);
+        glimp::forward(*cpu, *decoder, token_ids, *batch, logit_rows, num_logit_rows, num_logits, kv, logits);
         return GLIMP_OK;
     });
 }

@@ -31,6 +31,12 @@ class Batch:
         has_lists = len(self.sampling.seen_ids) or len(self.sampling.bias_ids)
         return not has_lists and not any(self.num_top_logprobs)
 
+    @property
+    def num_logits(self) -> int | None:
+        """How many of the vocabulary's first tokens have to be looked at; None: all."""
+        nums = [row.sequence.num_logits for row in self.rows if self.is_plain]
+        return None if None in nums else max((num for num in nums if num is not None), default=None)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors there."""
         if device.type == "cpu":

@@ -26,10 +26,13 @@ class Forward(Protocol):
     kv_layout: KVLayout
     weight_bytes: int  # that a forward of one token reads
 
-    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore, num_logits: int | None = None
+    ) -> Tensor:
         """Logits [R, V] of the rows logit_rows [R] of the tokens [T]; K/V of all tokens is stored.
 
-        The logits hold until the next forward, and may be written to.
+        With num_logits they are of so many of the vocabulary's first tokens alone. They hold until the next
+        forward, and may be written to.
         """
 
 
@@ -46,8 +49,9 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
         """One ragged forward, and one sampled token for each of its logit rows."""
+        num_logits = batch.num_logits
         batch = batch.to(self.model.device)
-        logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv)
+        logits = self.model.forward(batch.token_ids, batch.attention, batch.logit_rows, self.kv, num_logits)
         if not batch.rows:
             return []
         samples = self.sample(logits, batch.sampling)
@@ -72,7 +76,10 @@ class ModelRunner:
         return top
 
     def sample(self, logits: Tensor, sampling: Sampling) -> Samples:
-        """A token for each row of logits, which lose what the model must not write."""
+        """A token for each row of logits, of the vocabulary or its first tokens; they lose what must not be written."""
+        num_logits = logits.shape[1]
         if len(self._forbidden_ids):
-            logits.index_fill_(1, self._forbidden_ids, -torch.inf)
-        return self._ops.sample(logits, sampling, self._token_class)
+            is_whole = num_logits == len(self._token_class)
+            forbidden = self._forbidden_ids if is_whole else self._forbidden_ids[self._forbidden_ids < num_logits]
+            logits.index_fill_(1, forbidden, -torch.inf)
+        return self._ops.sample(logits, sampling, self._token_class[:num_logits])

@@ -75,10 +75,13 @@ class Decoder:
         self.norm = weights.pop("model.norm.weight")
         self.head = self.embedding if config.tied_embeddings else weights.pop("lm_head.weight")  # [V, d]
 
-    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore, num_logits: int | None = None
+    ) -> Tensor:
         """Logits of the asked rows; the K/V of all tokens is stored.
 
-        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; result [R, V] in float32 or better.
+        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; result [R, V] in float32 or better, or
+                [R, num_logits], of the vocabulary's first tokens.
         Cost:   reads every weight once, whatever T is.
         """
         ops, config = self.ops, self.config
@@ -91,7 +94,7 @@ class Decoder:
             x = ops.linear(activated, layer.down.weight, layer.down.bias)
         residual = None if residual is None else residual[logit_rows]
         normed, _ = ops.rms_norm(x[logit_rows], self.norm, config.rms_norm_eps, residual)
-        logits = ops.linear(normed, self.head)
+        logits = ops.linear(normed, self.head[:num_logits])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def attend(

@@ -68,14 +68,18 @@ class NativeDecoder:
         )
         self._logits = torch.empty(1, config.vocab_size)
 
-    def forward(self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, batch: Attention, logit_rows: Tensor, kv: KVStore, num_logits: int | None = None
+    ) -> Tensor:
         """Logits of the asked rows, which hold until the next forward; the K/V of all tokens is stored.
 
-        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; result [R, V] fp32.
-        Cost:   reads every weight once; a few us before and after the library's own time.
+        Shapes: token_ids [T] int64; logit_rows [R] int64, indices into T; result [R, V] fp32, or [R, num_logits], of
+                the vocabulary's first tokens.
+        Cost:   reads every weight once, of the head what is asked; a few us before and after the library's own time.
         Raises: ValueError, in the library's words, on an id, a slot or a row that isn't there.
         """
         num_rows = len(logit_rows)
+        num_logits = min(num_logits or self.config.vocab_size, self.config.vocab_size)
         if num_rows > len(self._logits):
             self._logits = torch.empty(num_rows, self.config.vocab_size)
         attention = CAttention(
@@ -96,11 +100,12 @@ class NativeDecoder:
             attention,
             logit_rows.data_ptr(),
             num_rows,
+            num_logits,
             kv.structs,
             self._logits.data_ptr(),
         )
         check_error(self.ops.library, "forward", error)
-        return self._logits[:num_rows]
+        return self._logits.view(-1)[: num_rows * num_logits].view(num_rows, num_logits)
 
 
 def layer_struct(by_name: dict[str, NativeWeight], i: int) -> CLayer:

@@ -7,6 +7,7 @@ from glimp_engine.outputs import Proposer
 from glimp_engine.routing import Model
 from glimp_engine.sequences.acceptance import Record
 from glimp_engine.sequences.awaited import Awaited, Use
+from glimp_engine.sequences.first_tokens import FirstTokens
 from glimp_engine.sequences.streams import Streams
 from glimp_engine.sequences.token_stream import Outcome, Proposal, TokenStream
 from glimp_engine.sequences.transcript import Voice
@@ -42,6 +43,7 @@ class Proposals:
         self.outcomes: list[Outcome] = []  # for whoever learns from them
         self.record = Record()  # how well they have done
         self.wanted = ANYTHING  # of the small model, while it proposes
+        self._first_tokens = FirstTokens()
         self._streams = streams
         self._awaited = awaited
         self._voices = voices
@@ -79,6 +81,12 @@ class Proposals:
     def can_ask(self) -> bool:
         """Whether the small model has yet to say what it draws behind all others."""
         return self.is_paired and len(self.stream) not in self.stream.draws[Model.SMALL]
+
+    @property
+    def num_logits(self) -> int | None:
+        """How many of the vocabulary's first tokens are worth being proposed; None: all."""
+        stream = self.stream
+        return self._first_tokens.num_logits(stream.tokens, stream.num_written)
 
     def __bool__(self) -> bool:
         """Whether there are any, or one is awaited."""

@@ -89,6 +89,15 @@ class Sequence:
             return stream.draws[awaited.model].get(stream.num_written)
         return None
 
+    @property
+    def num_logits(self) -> int | None:
+        """How many of the vocabulary's first tokens the awaited model looks at; None: all, as its draw may be kept.
+
+        A sequence that isn't glimpsed next never is again, and what only proposes to it writes none of it.
+        """
+        is_kept = self.awaited.use is not Use.PROPOSAL or self.is_glimpsed_next
+        return None if is_kept else self.proposals.num_logits
+
     def begin(self) -> list[Event]:
         """Start the first step: await its glimpse, or open it if the router needs none."""
         return self._begin_step(self._born)

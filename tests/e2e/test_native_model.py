@@ -127,6 +127,18 @@ def test_a_row_is_a_row(checkpoints, case, how):
                     assert torch.equal(torch.stack(rows), whole_rows)
 
 
+@pytest.mark.parametrize("num_logits", [1, 15, 16, 33, VOCAB_SIZE - 1, VOCAB_SIZE])
+def test_the_first_logits_are_those_of_the_whole_vocabulary(checkpoints, num_logits):
+    ids = random_ids(5, seed=4)
+    reference = Decoder(*load_checkpoint(checkpoints("qwen3"), torch.float64, torch.device("cpu")), ReferenceOps())
+    for decoder in (reference, load(checkpoints("qwen3"), "F32"), load(checkpoints("qwen3"), quantization="int4")):
+        growing = Growing(decoder, [ids], 3, num_logits=num_logits)
+        growing.run_in_pieces(3)
+        first = whole(decoder, ids, 3)[:, :num_logits]
+        same = torch.equal if isinstance(decoder, NativeDecoder) else torch.allclose
+        assert same(torch.stack(growing.logits[0]), first)
+
+
 @pytest.mark.slow
 def test_a_long_context(tmp_path):
     sizes = {**SIZES, "max_position_embeddings": 16384, "num_hidden_layers": 1, "initializer_range": 0.2}

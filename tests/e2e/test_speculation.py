@@ -28,6 +28,8 @@ from glimp_engine import (
 )
 from glimp_engine.config import EngineConfig
 from glimp_engine.load import load_models
+from glimp_engine.sequences import first_tokens
+from glimp_engine.sequences.first_tokens import NUM_FIRST, WINDOW
 
 ROUTERS = [GlimpRouter(0.0), GlimpRouter(2.2), GlimpRouter(math.inf), LargeOnly(), SmallOnly(), RandomRouter(0.5)]
 REVIEWED = [SpecReason(5), StepEntropyRouter(2.4)]
@@ -140,6 +142,35 @@ def test_no_token_changes_where_pages_run_out(small_path, large_path):
         assert told(engine.generate(PROMPTS, SAMPLED, routing(GlimpRouter(2.2)), use_tqdm=False)) == expected
         assert engine.stats().preemptions > 0
         check_pages(engine)
+
+
+@pytest.mark.parametrize("num_first", [1, 40, 200])
+def test_proposals_of_the_first_tokens_change_no_token(small_path, large_path, monkeypatch, num_first):
+    paths = small_path, large_path
+    monkeypatch.setattr(first_tokens, "MOST_LATER", WINDOW)
+    for sampling in (GREEDY, SAMPLED, SAMPLINGS["rules"]):
+        expected = ask(paths, sampling, LargeOnly(), speculation="off")
+        monkeypatch.setattr(first_tokens, "NUM_FIRST", num_first)
+        policy = Whims(0, depth=6, is_random=False, share_small=1.0)
+        assert ask(paths, sampling, LargeOnly(), policy) == expected
+        if sampling is not SAMPLINGS["rules"]:  # lists of tokens may name any: then all are looked at
+            assert 0 <= max(policy.small_tokens) < num_first
+
+
+def test_an_answer_is_proposed_from_the_first_tokens_and_a_routed_step_from_all(thinking_script):
+    """In a routed step the proposal past its end is the next glimpse."""
+    pieces = ["<think>", *[f" w{i}" for i in range(4)], ".\n\n", " w5", "</think>", *[f" w{i}" for i in range(9)]]
+    small, large = (thinking_script.model(len("x"), pieces, {1: 3}) for _ in Model)
+    engine = Engine(small, large, kv_cache_bytes=KV)
+    engine._loop.scheduler.proposing = Whims(0, depth=4, is_random=False, share_small=1.0)
+    asked = RoutingParams(router=GlimpRouter(0.5))
+    (output,) = engine.generate(["x"], SamplingParams(temperature=0), asked, use_tqdm=False)
+    assert [step.model for step in output.outputs[0].steps] == [Model.SMALL, Model.LARGE, Model.SMALL, Model.LARGE]
+    num_whole = small.model.nums_logits.index(NUM_FIRST)
+    assert num_whole > 3
+    assert set(small.model.nums_logits[:num_whole]) == {None}
+    assert set(small.model.nums_logits[num_whole:]) == {NUM_FIRST}
+    assert set(large.model.nums_logits) == {None}
 
 
 # Tokens against a plain reference, on tables of logits.

@@ -130,7 +130,8 @@ class Calls:
             ],
             "glimp_philox": [at("counter"), at("key"), at("words")],
             "glimp_forward": [
-                *(cpu, self.decoder(), at("token_ids"), self.batch(), at("logit_rows"), 2, self.kv(), at("out")),
+                *(cpu, self.decoder(), at("token_ids"), self.batch(), at("logit_rows"), 2, V),
+                *(self.kv(), at("out")),
             ],
         }
 

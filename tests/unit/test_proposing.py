@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from glimp_engine import ConfigError, Proposer, Speculation
 from glimp_engine.sequences.acceptance import Acceptance, Record
+from glimp_engine.sequences.first_tokens import HOLDS, MOST_LATER, NUM_FIRST, WINDOW, FirstTokens
 from glimp_engine.sequences.ngrams import NGrams
 from glimp_engine.sequences.proposing import Prices
 from glimp_engine.sequences.tick_times import TickTimes
@@ -194,3 +195,24 @@ def test_a_wrong_field_is_refused_by_name(options):
 def test_off_means_nobody():
     assert read_speculation("off").proposers == ()
     assert set(read_speculation("auto").proposers) == set(Proposer)
+
+
+# Which tokens are looked at.
+
+
+def test_a_text_is_proposed_from_the_first_tokens_as_long_as_it_is_made_of_them():
+    tokens, first = [5] * 3000, FirstTokens()
+    tokens[1500 : 1500 + MOST_LATER + 1] = [NUM_FIRST] * (MOST_LATER + 1)
+    assert first.num_logits(tokens, 1000) == NUM_FIRST
+    assert first.num_logits(tokens, 1500 + MOST_LATER) == NUM_FIRST
+    assert first.num_logits(tokens, 1500 + MOST_LATER + HOLDS) is None
+    assert first.num_logits(tokens, 1500 + WINDOW) is None
+    assert first.num_logits(tokens, 1500 + WINDOW + HOLDS) == NUM_FIRST
+    assert first.num_logits(tokens, 1600) is None  # cut off, and written anew
+
+
+def test_a_prompt_in_a_script_of_later_tokens_is_gone_on_with_from_all():
+    tokens = [NUM_FIRST + 7] * 300 + [5] * 300
+    assert FirstTokens().num_logits(tokens, 300) is None
+    assert FirstTokens().num_logits(tokens[300:], 2) == NUM_FIRST
+    assert FirstTokens().num_logits(tokens, 600) == NUM_FIRST
