@@ -3,7 +3,7 @@
 Sequences that wait for a model's token can be given more than one row of its next forward, with proposals in between.
 One more proposal pays while
 
-    0.9 * chance that all are confirmed * value of a token > time of one more row + time to make the proposal
+    chance that all are confirmed * value of a token > time of one more row + time to make the proposal
 
 where times are measured means of the ticks with as many tokens, each sequence's share of them, and the value of a
 token is the time that it takes at the best depth. With many sequences, or a small model that is not much faster, no
@@ -28,7 +28,6 @@ from glimp_engine.speculation import Speculation
 __all__ = ["Proposing"]
 
 PRICES_HOLD = 32  # ticks, then they are looked up again
-MARGIN = 0.9  # what is to be won is worth a tenth more than it costs, as neither is known better than that
 MIN_AHEAD = 32  # tokens that a sequence is thought to go on for at least, when a catch-up has to pay for itself
 
 
@@ -115,23 +114,22 @@ class Proposing:
         may_ask = proposals.is_paired and Proposer.SMALL in self._proposers
         next_chance = self._chance(sequence, Proposer.SMALL, None) if may_ask else 0.0
         seconds = prices.token(next_chance) if may_ask else prices.ticks[0]
-        value = MARGIN * seconds
         chain = self._chains(sequence)[-1]
         room = min(self._speculation.max_tokens, sequence.num_tokens_left - 1)
         while len(placed) < room and not proposals.are_at_end:
             row = prices.row(len(placed) + 1)
-            if chain * value <= row:
+            if chain * seconds <= row:
                 break
             chance, known = self._best_known(sequence)
-            gain = chain * chance * value - row
-            gain_if_asked = chain * next_chance * value - row - prices.proposal
+            gain = chain * chance * seconds - row
+            gain_if_asked = chain * next_chance * seconds - row - prices.proposal
             if (
                 may_ask
                 and proposals.can_ask
                 and gain_if_asked > max(gain, 0.0)
                 and self._pays(sequence, prices, seconds)
             ):
-                return proposals.await_small(self._wanted(chain * value, next_chance, len(placed), room, prices))
+                return proposals.await_small(self._wanted(chain * seconds, next_chance, len(placed), room, prices))
             if known is None or gain <= 0:
                 break
             chain *= chance
@@ -153,7 +151,7 @@ class Proposing:
         chains = [chain for sequence in writing for chain in self._chains(sequence)[1:]]
         plain = self._times.of(model, len(writing))
         seconds = self._times.of(model, len(writing) + len(chains)) - plain
-        if chains and MARGIN * sum(chains) * plain / len(writing) < seconds:
+        if chains and sum(chains) * plain / len(writing) < seconds:
             for sequence in writing:
                 sequence.proposals.drop()
 
