@@ -120,10 +120,10 @@ def test_no_token_is_computed_twice(small_path, large_path, router, sampling):
 def watch(engine, decoder, prefixes):
     forward = decoder.forward
 
-    def watched(token_ids, batch, logit_rows, kv):
+    def watched(token_ids, batch, logit_rows, kv, num_logits=None):
         (sequence,) = engine._loop.scheduler.running
         prefixes.extend(tuple(sequence.stream.tokens[: p + 1]) for p in batch.positions.tolist())
-        return forward(token_ids, batch, logit_rows, kv)
+        return forward(token_ids, batch, logit_rows, kv, num_logits)
 
     decoder.forward = watched
 

@@ -41,9 +41,9 @@ class Slots:
     def watch(self, model, decoder):
         forward = decoder.forward
 
-        def watched(token_ids, batch, logit_rows, kv):
+        def watched(token_ids, batch, logit_rows, kv, num_logits=None):
             self.written[model] += batch.slots.tolist()
-            return forward(token_ids, batch, logit_rows, kv)
+            return forward(token_ids, batch, logit_rows, kv, num_logits)
 
         decoder.forward = watched
 

@@ -109,7 +109,7 @@ def test_asked_rows_only(checkpoints):
     decoder, ids = load(checkpoints("qwen3")), random_ids(20, seed=4)
     expected = whole(decoder, ids)
     rows, forward = torch.tensor([19, 3]), decoder.forward
-    decoder.forward = lambda token_ids, batch, _, kv: forward(token_ids, batch, rows, kv).repeat(10, 1)
+    decoder.forward = lambda token_ids, batch, _, kv, num_logits=None: forward(token_ids, batch, rows, kv).repeat(10, 1)
     torch.testing.assert_close(whole(decoder, ids)[:2], expected[rows])
 
 

@@ -62,9 +62,9 @@ def test_prompt_logprobs_of_what_is_cached_or_shared(max_batch_tokens, order):
     rows = []
     forward = engine._loop.runners[0].model.forward
 
-    def counted(token_ids, batch, logit_rows, kv):
+    def counted(token_ids, batch, logit_rows, kv, num_logits=None):
         rows.append((len(token_ids), len(logit_rows)))
-        return forward(token_ids, batch, logit_rows, kv)
+        return forward(token_ids, batch, logit_rows, kv, num_logits)
 
     engine._loop.runners[0].model.forward = counted
     scored = SamplingParams(temperature=0, max_tokens=5, prompt_logprobs=2)
