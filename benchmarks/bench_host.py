@@ -1,0 +1,191 @@
+"""What the engine's Python takes a tick and a token, on models that cost nothing.
+
+The forwards are rows of a table, and the native `sample` of a vocabulary of some hundred tokens is what is left of the
+ops. Microseconds of the main thread's own time: of a whole `advance`, with what one reads from memory still in the
+processor's caches, and after 64 MB of something else were read, as a forward does. Then once more with a clock around
+each part, which makes the parts' sum larger than the whole.
+
+Of the past: what grows with the context or with the queue is a fault.
+"""
+
+import gc
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Case, arguments, report, summary
+from torch import Tensor
+
+import glimp_engine.decoding_loop as decoding_loop
+from glimp_engine import Engine, RoutingParams, SamplingParams, SmallOnly
+from glimp_engine.checkpoints import ModelConfig
+from glimp_engine.demo_pair import SMALL
+from glimp_engine.load import LoadedModel
+from glimp_engine.models import KVLayout
+from glimp_engine.sequences import Sequence
+from glimp_engine.text import Text
+
+NUM_ROWS = 4096  # of the table: positions that far apart say the same
+CASES = [  # sequences that run, that wait, tokens of each prompt
+    *[(running, 0, 100) for running in (1, 8, 64, 256)],
+    *[(64, waiting, 100) for waiting in (1000, 10_000)],
+    *[(64, 0, context) for context in (8000, 16_000)],
+]
+
+
+class FreeModel:
+    """A forward that looks its logits up by position: no weights, and K/V that nobody reads."""
+
+    device = torch.device("cpu")
+    kv_layout = KVLayout(torch.float32)
+    weight_bytes = 1 << 20
+
+    def __init__(self, text: Text) -> None:
+        vocab_size = text.num_tokens
+        self.config = ModelConfig(
+            vocab_size=vocab_size,
+            hidden_size=2,
+            intermediate_size=2,
+            num_layers=1,
+            num_heads=1,
+            num_kv_heads=1,
+            head_dim=2,
+            rms_norm_eps=1e-6,
+            max_positions=1 << 15,
+            rope_theta=1e4,
+            rope_scaling=None,
+            tied_embeddings=True,
+            qkv_bias=False,
+            output_bias=False,
+            mlp_bias=False,
+            qk_norm=False,
+        )
+        words = [i for i in range(vocab_size) if text.bytes_of(i).isalnum()]  # none ends a step
+        self._table = torch.zeros(NUM_ROWS, vocab_size)
+        self._table[range(NUM_ROWS), random.Random(0).choices(words, k=NUM_ROWS)] = 20.0
+        self.seconds = 0.0
+
+    def forward(
+        self, token_ids: Tensor, batch: Any, logit_rows: Tensor, kv: Any, num_logits: int | None = None
+    ) -> Tensor:
+        began = time.thread_time()
+        logits = self._table[batch.positions[logit_rows] % NUM_ROWS]
+        self.seconds += time.thread_time() - began
+        return logits
+
+
+class Clocks:
+    """Seconds of the thread, by part, and how often."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def around(self, owner: Any, name: str, part: str) -> None:
+        """Let calls of owner.name be timed from now on."""
+        setattr(owner, name, partial(self._timed, getattr(owner, name), part))
+
+    def _timed(self, run: Callable[..., Any], part: str, *args: Any, **options: Any) -> Any:
+        began = time.thread_time()
+        result = run(*args, **options)
+        self.seconds[part] += time.thread_time() - began
+        return result
+
+
+def start(running: int, waiting: int, context: int, text: Text) -> tuple[Engine, FreeModel]:
+    """An engine whose running sequences decode, and go on for longer than anybody looks."""
+    model = FreeModel(text)
+    engine = Engine(
+        LoadedModel(model, text),
+        kv_cache_bytes=(running * (context + 2048) + (1 << 16)) * 32,
+        max_batch_size=running,
+        max_model_len=context + 2048,
+    )
+    rng = random.Random(1)
+    sampling = SamplingParams(temperature=0, max_tokens=2000)
+    for index in range(running + waiting):
+        # one wait is as long as another: it's the queue's length that may matter
+        prompt = rng.choices(range(20, 200), k=context if index < running else 10)
+        engine.add_request(str(index), prompt, sampling, RoutingParams(router=SmallOnly(), stop_repeated_steps=False))
+    written = set()
+    while len(written) < running:
+        written |= {event.request_id for event in engine.advance() if hasattr(event, "token_id")}
+    return engine, model
+
+
+def ticks(engine: Engine, model: FreeModel, num_ticks: int, before: Callable[[], object]) -> list[float]:
+    """Thread's microseconds of each tick, without the forward's."""
+    times = []
+    for _ in range(num_ticks):
+        before()
+        forward, began = model.seconds, time.thread_time()
+        engine.advance()
+        times.append(1e6 * (time.thread_time() - began - (model.seconds - forward)))
+    return times
+
+
+def parts(engine: Engine, num_ticks: int) -> dict[str, float]:
+    """Microseconds a tick of what can be told apart."""
+    clocks, loop = Clocks(), engine._loop
+    clocks.around(loop.scheduler.proposing, "prepare", "proposing")
+    clocks.around(loop.scheduler, "plan", "plan")
+    clocks.around(loop.runners[0], "sample", "sample")
+    clocks.around(loop._meter if hasattr(loop, "_meter") else loop.meter, "count_forward", "counters")
+    clocks.around(loop, "_deliver", "events")
+    unwrapped = decoding_loop.build_batch, Sequence.take, Sequence.follow
+    clocks.around(decoding_loop, "build_batch", "batch")
+    for name in ("take", "follow"):
+        original = getattr(Sequence, name)
+
+        def timed(self: Sequence, *args: Any, run: Callable[..., Any] = original) -> Any:
+            return clocks._timed(run, "sequence", self, *args)
+
+        setattr(Sequence, name, timed)
+    try:
+        ticks(engine, FreeModel.__new__(FreeModel), 0, lambda: None)
+        for _ in range(num_ticks):
+            engine.advance()
+    finally:
+        decoding_loop.build_batch, Sequence.take, Sequence.follow = unwrapped
+    return {part: 1e6 * seconds / num_ticks for part, seconds in clocks.seconds.items()}
+
+
+def measure_case(running: int, waiting: int, context: int, text: Text, num_ticks: int) -> Case:
+    engine, model = start(running, waiting, context, text)
+    something = np.zeros(16 << 20, np.float32)
+    gc.collect()
+    ticks(engine, model, 20, lambda: None)
+    warm = ticks(engine, model, num_ticks, lambda: None)
+    cold = ticks(engine, model, num_ticks, lambda: something.sum())
+    case = {"running": running, "waiting": waiting, "context": context}
+    warm_us, cold_us = summary(warm), summary(cold)
+    return {
+        **case,
+        "tick_us": warm_us,
+        "cold_tick_us": cold_us,
+        "token_us": warm_us["median"] / running,
+        "cold_token_us": cold_us["median"] / running,
+        "parts_us": parts(engine, num_ticks),
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__, repeats=200, models=())
+    args = parser.parse_args()
+    text = Text.load(SMALL, 641)
+    cases = [measure_case(*sizes, text, args.repeats) for sizes in CASES]
+    report(args.name or "host", cases, {"machine": {}}, [row(case) for case in cases])
+
+
+def row(case: Case) -> Case:
+    """The case as a line of the table."""
+    shown = {key: value for key, value in case.items() if not isinstance(value, dict)}
+    return {**shown, **case["parts_us"]}
+
+
+if __name__ == "__main__":
+    main()
