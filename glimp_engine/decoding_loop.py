@@ -4,8 +4,8 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
+from typing import Any
 
 from glimp_engine.errors import GlimpError, RequestError
 from glimp_engine.execution import ModelRunner, SamplingColumns, build_batch
@@ -66,14 +66,14 @@ class DecodingLoop:
         """Queue the first sequence of a request."""
         self.live[sequence.request.request_id] = [sequence]
         self.scheduler.add(sequence)
-        self._follow(sequence, sequence.begin, time.perf_counter())
+        self._follow(sequence, time.perf_counter(), sequence.begin)
 
     def abort(self, request_id: str) -> None:
         """End a request's sequences as they are."""
         now = time.perf_counter()
         for sequence in list(self.live.get(request_id, ())):
             if sequence.finish_reason is None:
-                self._follow(sequence, partial(sequence.finish, FinishReason.ABORT, now), now)
+                self._follow(sequence, now, sequence.finish, FinishReason.ABORT, now)
 
     def tick(self) -> None:
         """Finish the tick that was started before, or else one started now; then start the next, if the device can."""
@@ -135,7 +135,7 @@ class DecodingLoop:
         model = sequence.model
         if sequence.awaited.use is Use.GLIMPSE and sequence.stream.num_written in own:
             self.meter.count_glimpse(sequence)
-        self._follow(sequence, partial(sequence.take, own, now), now)
+        self._follow(sequence, now, sequence.take, own, now)
         self._go_on(sequence, now)
         if (
             first_tokens
@@ -143,17 +143,18 @@ class DecodingLoop:
             and (sequence.model, sequence.awaited.use) == (model, Use.TOKEN)
         ):
             newborn: list[Sequence] = []
-            self._follow(sequence, partial(self._fork, sequence, list(first_tokens), newborn, now), now)
+            self._follow(sequence, now, self._fork, sequence, list(first_tokens), newborn, now)
             self._go_on(sequence, now)
             for child in newborn:
-                self._follow(child, partial(child.follow, first_tokens[child.index], now), now)
-        self.meter.count_outcomes(sequence.proposals.outcomes)
+                self._follow(child, now, child.follow, first_tokens[child.index], now)
+        if sequence.proposals.outcomes:
+            self.meter.count_outcomes(sequence.proposals.outcomes)
         self.scheduler.proposing.learn(sequence)
 
     def _go_on(self, sequence: Sequence, now: float) -> None:
         """Follow what is known already of what the sequence's models draw: nothing has to be run for it."""
         while sequence.finish_reason is None and (draw := sequence.draw) is not None:
-            self._follow(sequence, partial(sequence.follow, draw, now), now)
+            self._follow(sequence, now, sequence.follow, draw, now)
 
     def _fork(self, sequence: Sequence, indices: list[int], newborn: list[Sequence], now: float) -> list[Event]:
         """The request's next sequences, which begin where this one is."""
@@ -165,10 +166,10 @@ class DecodingLoop:
             newborn.append(child)
         return []
 
-    def _follow(self, sequence: Sequence, take: Callable[[], list[Event]], now: float) -> None:
+    def _follow(self, sequence: Sequence, now: float, take: Callable[..., list[Event]], *arguments: Any) -> None:
         """Let a sequence take what was sampled for it; retire it if that ends it, or fails in whatever way."""
         try:
-            events = take()
+            events = take(*arguments)
         except BaseException as error:
             if not isinstance(error, RequestError):
                 log.error("request %s failed", sequence.request.request_id, exc_info=error)
@@ -177,10 +178,10 @@ class DecodingLoop:
             if not isinstance(error, Exception):
                 raise
             return
-        if sequence.finish_reason is None:
-            self._emit(events)
-        else:
+        if sequence.finish_reason is not None:
             self._retire(sequence, events)
+        elif events:
+            self._emit(events)
 
     def _emit(self, events: list[Event]) -> None:
         self.meter.count_events(events)
@@ -189,6 +190,7 @@ class DecodingLoop:
     def _retire(self, sequence: Sequence, events: list[Event]) -> None:
         """Take a finished sequence out of the engine; the last one of a request brings its output."""
         self.scheduler.remove(sequence)
+        self.meter.count_tokens(sequence)
         request, family = sequence.request, self.live[sequence.request.request_id]
         output = None
         if all(member.finish_reason is not None for member in family):

@@ -161,7 +161,7 @@ class Engine:
         try:
             for request_id, prompt, s, r in zip(ids, each, sampling_of, routing_of, strict=True):
                 try:
-                    self._add(request_id, prompt, s, r, events)
+                    self._add(request_id, prompt, s, r, events, is_told=False)
                 except RequestError as error:
                     log.warning("request %s: %s", request_id, error)
                     outputs[request_id] = RequestOutput.failed(request_id, prompt, error)
@@ -238,7 +238,9 @@ class Engine:
         """A copy of the counters, and the state of the pages."""
         scheduler, pool = self._loop.scheduler, self._loop.pool
         return replace(
-            self._meter.snapshot(),
+            self._meter.snapshot(
+                each for family in self._loop.live.values() for each in family if each.finish_reason is None
+            ),
             cached_prompt_tokens=scheduler.num_cached_tokens,
             preemptions=scheduler.num_preemptions,
             num_running=len(scheduler.running),
@@ -257,8 +259,9 @@ class Engine:
         sampling: SamplingParams | None,
         routing: RoutingParams | None,
         own_events: deque[Event] | None,
+        is_told: bool = True,
     ) -> None:
-        """Queue a request; its events go to `own_events`, or to `advance`."""
+        """Queue a request; its events go to `own_events`, or to `advance`: without is_told not those of each token."""
         sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
         routing = check_type("routing", routing, RoutingParams) or self._default_routing
         if not isinstance(request_id, str) or request_id in self._loop.live:
@@ -284,6 +287,7 @@ class Engine:
                 sampling,
                 routing,
                 self.max_model_len,
+                is_told,
             )
             self._num_requests += 1
             if own_events is not None:

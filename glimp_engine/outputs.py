@@ -130,7 +130,7 @@ class StepStart:
     is_hand_over: bool  # whether the other model wrote the token before
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Token:
     """A token has been written."""
 
@@ -168,7 +168,7 @@ class Finish:
 Event = StepStart | Token | StepEnd | Finish
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TickTokens:
     """What a tick ran for one sequence, in tokens."""
 

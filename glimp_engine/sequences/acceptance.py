@@ -45,6 +45,7 @@ class Acceptance:
     def __init__(self) -> None:
         self._by_kind = {proposer: [Share(prior) for prior in PRIOR[proposer]] for proposer in Proposer}
         self._all = {proposer: Share(NEXT[proposer]) for proposer in Proposer}
+        self._num_unproposed = 0  # tokens that were written without, since `_all` was told
 
     def of(self, proposer: Proposer, evidence: float) -> float:
         """The chance of a proposal, in any sequence."""
@@ -52,19 +53,26 @@ class Acceptance:
 
     def of_next(self, proposer: Proposer) -> float:
         """The chance of a proposal that hasn't been made yet."""
+        self._forget()
         return self._all[proposer].mean
 
     def forget(self) -> None:
         """A token was written that nothing was proposed for."""
-        for share in self._all.values():
-            share.keep(SHARE_DECAY)
+        self._num_unproposed += 1
 
     def learn(self, outcome: Outcome) -> None:
         """A proposal was confirmed, or refused."""
+        self._forget()
         proposal, is_hit = outcome.proposal, bool(outcome.is_confirmed)
         kinds = KINDS[proposal.proposer]
         self._by_kind[proposal.proposer][bisect_right(kinds, proposal.evidence)].add(is_hit)
         self._all[proposal.proposer].add(is_hit)
+
+    def _forget(self) -> None:
+        if self._num_unproposed:
+            for share in self._all.values():
+                share.keep(SHARE_DECAY**self._num_unproposed)
+            self._num_unproposed = 0
 
 
 class Record:
@@ -72,18 +80,26 @@ class Record:
 
     def __init__(self) -> None:
         self._sums = dict.fromkeys(Proposer, (0.0, 0.0))  # confirmed, and expected to be
+        self._num_written = 0  # tokens, since the sums were told
 
     def factor(self, proposer: Proposer) -> float:
         """By how much a chance is to be multiplied."""
+        self._forget()
         confirmed, expected = self._sums[proposer]
         return (confirmed + RECORD_WEIGHT) / (expected + RECORD_WEIGHT)
 
     def add(self, outcome: Outcome, chance: float) -> None:
         """What has become of a proposal that had this chance in any sequence."""
+        self._forget()
         confirmed, expected = self._sums[outcome.proposal.proposer]
         self._sums[outcome.proposal.proposer] = confirmed + bool(outcome.is_confirmed), expected + chance
 
     def forget(self) -> None:
         """A token has been written: what was long ago counts for less, so that what failed is tried again."""
-        for proposer, (confirmed, expected) in self._sums.items():
-            self._sums[proposer] = confirmed * RECORD_DECAY, expected * RECORD_DECAY
+        self._num_written += 1
+
+    def _forget(self) -> None:
+        if self._num_written:
+            share, self._num_written = RECORD_DECAY**self._num_written, 0
+            for proposer, (confirmed, expected) in self._sums.items():
+                self._sums[proposer] = confirmed * share, expected * share

@@ -15,7 +15,7 @@ class PageTable:
 
     def __init__(self, pool: PagePool, vocabulary: bytes) -> None:
         self.pool = pool
-        self.pages: list[int] = []
+        self.pages = array("i")  # a row of a batch's page table is copied from it
         self.is_attached = False
         self._root = vocabulary  # streams of different vocabularies share no page
         self._keys: list[bytes] = []  # of all full pages of the tokens; survives a release
@@ -39,7 +39,7 @@ class PageTable:
         Raises: CapacityError when `can_attach` is false.
         """
         self.is_attached = True
-        self.pages = self._match(tokens)
+        self.pages = array("i", self._match(tokens))
         self._num_sealed = len(self.pages)
         for page in self.pages:
             self.pool.share(page)
@@ -55,8 +55,13 @@ class PageTable:
         missing = self.num_missing(len(tokens))
         if missing > self.pool.num_available:
             raise CapacityError(f"{missing} pages were asked for, {self.pool.num_available} are available")
-        self.pages += [self.pool.take() for _ in range(missing)]
+        self.pages.extend(self.pool.take() for _ in range(missing))
         self._seal(tokens, len(tokens) if num_written is None else num_written)
+
+    def covers(self, num_tokens: int, num_written: int) -> bool:
+        """Whether there is nothing to `hold`: all have pages, and the full ones of the num_written first are sealed."""
+        size = self.pool.page_size
+        return num_tokens <= len(self.pages) * size and num_written < (self._num_sealed + 1) * size
 
     def next_run(self, model: int, num_tokens: int) -> tuple[int, int]:
         """(start, end) of the first held positions below num_tokens that the model has not seen; equal if none."""

@@ -21,12 +21,8 @@ class PromptLogprobs:
         self._prompt = prompt
         self._num_logprobs = num_logprobs
         self._scores: list[dict[int, Logprob] | None] = [None]
-
-    @property
-    def next_position(self) -> int | None:
-        """The first position whose logits are still asked for; None if there is none."""
-        is_complete = self._num_logprobs is None or len(self._scores) >= len(self._prompt)
-        return None if is_complete else len(self._scores) - 1
+        # the first position whose logits are still asked for; None if there is none
+        self.next_position: int | None = None if num_logprobs is None or len(prompt) < 2 else 0
 
     @property
     def result(self) -> list[dict[int, Logprob] | None] | None:
@@ -50,6 +46,7 @@ class PromptLogprobs:
         logprob = -math.inf if math.isnan(sampled.logprob) else sampled.logprob  # NaN: not even this one could be
         own = replace(sampled, token_id=self._prompt[place], logprob=logprob)
         self._scores.append(own.logprobs(self._num_logprobs))
+        self.next_position = None if len(self._scores) == len(self._prompt) else place
 
 
 def make_prompt_logprobs(request: Request, index: int, streams: Streams) -> PromptLogprobs:

@@ -36,6 +36,9 @@ class Checked:
     refused: tuple[int, ...] = ()  # proposals that won't be written, in the writer's ids
 
 
+NOTHING = Checked()
+
+
 class Proposals:
     """The proposals of one sequence. They stand in the stream of the model that writes, behind what is written."""
 
@@ -55,8 +58,8 @@ class Proposals:
 
     @property
     def stream(self) -> TokenStream:
-        """The writer's."""
-        return self._streams.of(self.writer)
+        """The writer's, which the small model reads too while it proposes."""
+        return self._awaited.stream
 
     @property
     def is_paired(self) -> bool:
@@ -90,7 +93,9 @@ class Proposals:
 
     def __bool__(self) -> bool:
         """Whether there are any, or one is awaited."""
-        return self._awaited.use is Use.PROPOSAL or any(stream.proposals for stream in self._streams.distinct())
+        if self._awaited.use is Use.PROPOSAL:
+            return True
+        return any(self._streams.of(model).proposals for model in Model)
 
     def add(self, token_id: int, proposer: Proposer, evidence: float) -> None:
         """Put a token, in the ids of the writer's stream, behind all others."""
@@ -106,21 +111,25 @@ class Proposals:
     def await_small(self, wanted: Wanted) -> None:
         """The small model runs next, and what it draws may be proposed to the large one, who writes."""
         self.wanted = wanted
-        self._awaited.model, self._awaited.use = Model.SMALL, Use.PROPOSAL
+        self._awaited.run(Model.SMALL)
+        self._awaited.use = Use.PROPOSAL
 
     def await_writer(self) -> None:
         """The model that writes runs next, over the proposals too."""
         if self._awaited.use is Use.PROPOSAL:
             self.wanted = ANYTHING
-            self._awaited.model, self._awaited.use = Model.LARGE, Use.TOKEN
+            self._awaited.run(Model.LARGE)
+            self._awaited.use = Use.TOKEN
 
     def check(self, token_id: int) -> Checked:
         """Let what the writer has written, in its own ids, stand, and say what it makes of others' proposals to it."""
         writer, stream = self.writer, self.stream
         proposed = stream.tokens[stream.num_written :]
         outcomes = self._streams.write(writer, token_id)
-        if not outcomes or (writer is Model.SMALL and outcomes[0].proposal.proposer is Proposer.SMALL):
-            return Checked()
+        if not outcomes:
+            return NOTHING
+        if writer is Model.SMALL and outcomes[0].proposal.proposer is Proposer.SMALL:
+            return NOTHING
         self.outcomes += outcomes
         if outcomes[0].is_confirmed:
             return Checked(1, 1, outcomes[0].proposal.proposer)

@@ -23,6 +23,7 @@ from glimp_engine.sequences.awaited import Use
 from glimp_engine.sequences.proposals import Wanted
 from glimp_engine.sequences.sequence import Sequence
 from glimp_engine.sequences.tick_times import TickTimes
+from glimp_engine.sequences.token_stream import TokenStream
 from glimp_engine.speculation import Speculation
 
 __all__ = ["Proposing"]
@@ -95,23 +96,27 @@ class Proposing:
     def learn(self, sequence: Sequence) -> None:
         """A sequence has written: what has become of its proposals."""
         outcomes, record = sequence.proposals.outcomes, sequence.proposals.record
+        if not outcomes and not sequence.proposals:
+            record.forget()
+            self._acceptance.forget()
+            return
         for outcome in outcomes:
             if outcome.is_confirmed is not None:
                 record.add(outcome, self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence))
                 self._acceptance.learn(outcome)
         if not sequence.proposals:  # else nothing may have been written yet
             record.forget()
-            if not outcomes:
-                self._acceptance.forget()
         outcomes.clear()
 
     def _extend(self, sequence: Sequence, prices: Prices) -> None:
         """Add the proposals that pay, up to one that the small model has to run for; else let the writer run."""
-        proposals = sequence.proposals
-        placed = proposals.stream.proposals
+        proposals, stream = sequence.proposals, sequence.awaited.stream
+        placed = stream.proposals
         if not placed and prices.row(1) >= prices.ticks[0]:
             return proposals.await_writer()  # not even a certain one pays
         may_ask = proposals.is_paired and Proposer.SMALL in self._proposers
+        if not placed and not may_ask and not self._finds(stream):
+            return proposals.await_writer()
         next_chance = self._chance(sequence, Proposer.SMALL, None) if may_ask else 0.0
         seconds = prices.token(next_chance) if may_ask else prices.ticks[0]
         chain = self._chains(sequence)[-1]
@@ -154,6 +159,10 @@ class Proposing:
         if chains and sum(chains) * plain / len(writing) < seconds:
             for sequence in writing:
                 sequence.proposals.drop()
+
+    def _finds(self, stream: TokenStream) -> bool:
+        """Whether what was written last stands elsewhere too."""
+        return Proposer.NGRAM in self._proposers and stream.ngrams.find(stream.tokens, stream.num_written)[1] > 0
 
     def _best_known(self, sequence: Sequence) -> tuple[float, tuple[int, Proposer, float] | None]:
         """(chance, (token, proposer, evidence)) of the likeliest next token that nothing has to be run for."""

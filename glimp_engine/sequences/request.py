@@ -32,6 +32,7 @@ class Request:
     seed: int
     is_thinking: bool  # the prompt ends inside <think>
     max_model_len: int
+    is_told: bool  # whether somebody wants to know of each of its tokens
     rules: dict[Model, TokenRules]  # of each model that may write, or propose by them
 
     @property
@@ -80,6 +81,7 @@ def make_request(
     sampling: SamplingParams,
     routing: RoutingParams,
     max_model_len: int,
+    is_told: bool = True,
 ) -> Request:
     """The request whose prompt is in these streams; a seed is drawn where none is given.
 
@@ -104,5 +106,6 @@ def make_request(
         seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
         is_thinking=dictionary.texts[first.vocabulary].is_thinking_open(first.tokens),
         max_model_len=max_model_len,
+        is_told=is_told,
         rules=make_rules(sampling, dictionary, Model if only is None else [only]),
     )

@@ -12,7 +12,7 @@ from glimp_engine.sequences.token_rules import Biases
 __all__ = ["Row", "first_place", "places", "rows_of"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """One logit row: whom it's sampled for, and where in its stream the sampled token would stand."""
 
@@ -90,7 +90,10 @@ def places(sequence: Sequence, start: int, end: int) -> list[int]:
     model would write in the draft's place, and after the draft: if a step is taken back, the one that replaces it
     begins with that, and no position has to be run again.
     """
-    stream, awaited = sequence.stream, sequence.awaited
+    awaited = sequence.awaited
+    stream, is_scored = awaited.stream, sequence.prompt_logprobs.next_position is not None
+    if end - start == 1 and not is_scored and awaited.use is not Use.SCORE:
+        return [end] if end >= stream.num_written else []
     wanted = list(sequence.prompt_logprobs.places(start, end))
     if awaited.use is not Use.SCORE:
         return [*wanted, *range(max(stream.num_written, start + 1), end + 1)]

@@ -7,7 +7,7 @@ from glimp_engine.outputs import Logprob
 __all__ = ["SampledToken"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class SampledToken:
     """What `sample` gave for one logit row, in the ids of the model that ran; log-probabilities and entropy in nats."""
 

@@ -4,6 +4,7 @@ A tick is one ragged forward of one model. It mixes whatever its sequences need 
 a decode; they differ only in how many positions the model has not seen yet.
 """
 
+from array import array
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from glimp_engine.sequences.sequence import Sequence
 __all__ = ["Plan", "Scheduler", "SequenceError", "Work"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Work:
     """Positions start:end of the sequence's stream, to be run by the model of the tick.
 
@@ -30,7 +31,7 @@ class Work:
     end: int
     num_rows: int  # of logits that are sampled for the sequence, and for those to be forked off it
     is_rerun: bool
-    pages: list[int]  # that hold these positions
+    pages: "array[int]"  # that hold these positions
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,9 @@ class Scheduler:
     def _hold_pages(self, model: Model) -> None:
         """See to it that each sequence that runs on this model has the pages it needs, the oldest first."""
         for sequence in list(self.running):
-            self._at, stream = sequence, sequence.stream
+            self._at, stream = sequence, sequence.awaited.stream
+            if stream.table.covers(len(stream.tokens), stream.num_written) and stream.table.is_attached:
+                continue
             while sequence in self.running and sequence.model == model:
                 if stream.table.is_attached and stream.table.num_missing(len(stream)) <= self.pool.num_available:
                     stream.table.hold(stream.tokens, stream.num_written)
@@ -183,22 +186,22 @@ class Scheduler:
 
     def _batch(self, model: Model, work: list[Work]) -> None:
         """Each sequence's part of the tick; tokens, and rows beyond a sequence's first, are taken from one budget."""
-        sequences = [sequence for sequence in self.running if sequence.model == model]
-        sequences.sort(key=lambda sequence: sequence.is_behind)  # stable: otherwise in the order of arrival
-        budget = self._max_batch_tokens
-        for sequence in sequences:
+        runs = [(sequence, *next_run(sequence, model)) for sequence in self.running if sequence.awaited.model is model]
+        runs.sort(key=is_behind)  # stable: otherwise in the order of arrival
+        budget, size = self._max_batch_tokens, self.pool.page_size
+        for sequence, start, end, is_rerun in runs:
             if budget <= 0:  # the rows of a question are charged though they may not fit
                 break
-            self._at, stream, table = sequence, sequence.stream, sequence.stream.table
-            start, end, is_rerun = next_run(sequence, model)
-            has_rows = bool(stream.proposals) or sequence.prompt_logprobs.next_position is not None
-            # with a row for each token too, and one of all rows free, as for any sequence
-            end = min(end, start + ((budget + 1) // 2 if has_rows else budget))
+            self._at, stream, table = sequence, sequence.awaited.stream, sequence.awaited.stream.table
+            if end - start != 1 or self.pool.filled[model][table.pages[start // size]] != start % size:
+                start, end, is_rerun = next_run(sequence, model)  # others in this tick may run what it shares with them
+                has_rows = bool(stream.proposals) or sequence.prompt_logprobs.next_position is not None
+                # with a row for each token too, and one of all rows free, as for any sequence
+                end = min(end, start + ((budget + 1) // 2 if has_rows else budget))
+                budget -= max(len(places(sequence, start, end)) - 1, 0)
             budget -= end - start
-            budget -= max(len(places(sequence, start, end)) - 1, 0)
-            num_rows = min(1 + sequence.awaited.num_unborn, 1 + budget) if end == len(stream) else 0
+            num_rows = min(1 + sequence.awaited.num_unborn, 1 + budget) if end == len(stream.tokens) else 0
             budget -= max(num_rows - 1, 0)
-            size = self.pool.page_size
             pages = table.pages[start // size : -(-end // size)]
             work.append(Work(sequence, start, end, num_rows, is_rerun, pages))
             if not is_rerun:
@@ -211,10 +214,16 @@ def next_run(sequence: Sequence, model: Model) -> tuple[int, int, bool]:
     Where the K/V is there already and the logits are wanted all the same, positions are run again: those before the
     first place that something is to be drawn at, up to what has not been run.
     """
-    stream = sequence.stream
-    start, end = stream.table.next_run(model, len(stream))
+    stream = sequence.awaited.stream
+    start, end = stream.table.next_run(model, len(stream.tokens))
     place = first_place(sequence)
     return (place - 1, start, True) if place - 1 < start else (start, end, False)
+
+
+def is_behind(run: tuple[Sequence, int, int, bool]) -> bool:
+    """Whether the model has to read more than a sequence's last token, and proposals; `run` is its `next_run`."""
+    sequence, start, end, is_rerun = run
+    return (end if is_rerun else start) < sequence.awaited.stream.num_written - 1
 
 
 def arrival(sequence: Sequence) -> tuple[int, int]:

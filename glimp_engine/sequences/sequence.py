@@ -36,10 +36,10 @@ class Sequence:
         self.request = request
         self.index = index
         self.streams = streams  # what each model reads, on which pages
-        self.transcript = Transcript(voices, request.sampling, request.rules)  # what is written
+        self.transcript = Transcript(voices, request.sampling, request.rules, request.is_told)  # what is written
         self.phases = Phases(request)  # thinking and answer, and their budgets
         self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
-        self.awaited = Awaited(num_unborn=request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
+        self.awaited = Awaited(streams, request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
         self.proposals = Proposals(streams, self.awaited, voices)  # behind what is written, for the writer to confirm
         self.prompt_logprobs = make_prompt_logprobs(request, index, streams)
         self.draft: OpenDraft | None = None  # the open step, while it may be taken back
@@ -48,6 +48,7 @@ class Sequence:
         self.error: str | None = None
         self._voices = voices
         self._born = now
+        self._num_sure = 0  # tokens that its budgets and the context certainly leave, as long as the step lasts
 
     @property
     def model(self) -> Model:
@@ -57,18 +58,12 @@ class Sequence:
     @property
     def stream(self) -> TokenStream:
         """The stream of the model that has to run next."""
-        return self.streams.of(self.awaited.model)
+        return self.awaited.stream
 
     @property
     def num_tokens_left(self) -> int:
         """How many tokens its budgets and the context leave."""
         return self.phases.num_tokens_left(len(self.transcript.token_ids), self.stream.num_written)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the model has to read more than the last token, and proposals, where it has pages."""
-        stream = self.stream
-        return stream.table.next_run(self.model, len(stream))[0] < stream.num_written - 1
 
     @property
     def is_glimpsed_next(self) -> bool:
@@ -162,16 +157,19 @@ class Sequence:
             raise RequestError(
                 f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
             )
+        model, voice = self.awaited.model, self._voices[self.awaited.model]
         checked = self.proposals.check(sampled.token_id)
         self.steps.count_proposals(checked.num_proposed, checked.num_accepted)
-        text, boundary = self.transcript.write(self.model, sampled)
-        boundary = self.phases.read_marks(sampled.token_id, self._voices[self.model].text, boundary)
+        text, boundary = self.transcript.write(model, sampled)
+        boundary = self.phases.read_marks(sampled.token_id, voice.text, boundary)
         self._mark_written()
-        self.steps.count(sampled, bool(self._voices[self.model].has_digit[sampled.token_id]))
+        self.steps.count(sampled, bool(voice.has_digit[sampled.token_id]))
         self.phases.count_token()
-        events: list[Event] = [
-            self._token(self.model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused)
-        ]
+        self._num_sure -= 1
+        events = list[Event]()
+        if self.request.is_told:
+            what = model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused
+            events.append(self._token(*what))
         if self.draft is None:
             return events + self._follow(boundary, now)
         self.draft.events += events
@@ -236,6 +234,7 @@ class Sequence:
         first_tokens: list[tuple[int, float]] | None = None,
     ) -> list[Event]:
         is_hand_over = self.transcript.writer not in (None, model)
+        self._num_sure = 0
         self._run_next(model)
         is_draft = model is Model.SMALL and entropy is not None and self.request.needs.reviews
         if is_draft:  # both streams must end where it begins
@@ -257,7 +256,7 @@ class Sequence:
         if self.transcript.writer not in (None, model) and not self.streams.is_shared:
             self.transcript.flush()  # this model can't complete the other one's character
             self._mark_written()
-        self.awaited.model = model
+        self.awaited.run(model)
         self.streams.carry(model, self.transcript.token_ids, self.transcript.plain_text)
 
     # A draft: opened with a step that may be taken back, ended with it, then judged, and kept or taken back.
@@ -354,8 +353,10 @@ class Sequence:
         self.stream.drop_proposals()
         for token_id in text.end_of_thinking(self.transcript.plain_text, self._marks):
             self.streams.write(self.model, token_id)
-            events.append(self._token(None, token_id, self.transcript.force(self.model, token_id), None))
+            shown = self.transcript.force(self.model, token_id)
+            events += [self._token(None, token_id, shown, None)] if self.request.is_told else []
             self._mark_written()
+            self._num_sure -= 1
             if self._is_out_of_room():
                 return events + self.finish(FinishReason.LENGTH, now)
         return events + self._end_thinking(reason, now)
@@ -368,14 +369,19 @@ class Sequence:
 
     def _finish_without_room(self, now: float) -> list[Event]:
         """End the sequence if what was carried over has filled the context of the model that runs next."""
+        self._num_sure = 0
         if self.finish_reason is None and self._is_out_of_room():
             return self.finish(FinishReason.LENGTH, now)
         return []
 
     def _is_out_of_room(self) -> bool:
-        return self.num_tokens_left == 0
+        if self._num_sure <= 0:
+            self._num_sure = self.num_tokens_left
+        return self._num_sure == 0
 
     def _mark_written(self) -> None:
+        if self.streams.is_shared:
+            return
         assert self.transcript.writer is not None
         self.streams.mark_carried(
             self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.plain_text)
@@ -390,5 +396,5 @@ class Sequence:
         proposer: Proposer | None = None,
         refused: tuple[int, ...] = (),
     ) -> Token:
-        step_index = len(self.steps) - 1
-        return Token(self.request.request_id, self.index, step_index, model, token_id, text, logprob, proposer, refused)
+        which = self.request.request_id, self.index, len(self.steps) - 1
+        return Token(*which, model, token_id, text, logprob, proposer, refused)

@@ -57,6 +57,8 @@ class StepLog:
 
     def count_proposals(self, num_proposed: int, num_accepted: int) -> None:
         """What the open step's writer was shown, and what it confirmed of it."""
+        if not num_proposed:
+            return
         self.last.num_proposed_tokens += num_proposed
         self.last.num_accepted_tokens += num_accepted
 

@@ -109,8 +109,7 @@ class Streams:
         pending = output_ids[self._num_carried[model] :]
         if pending:
             unseen_text = text[self._chars_carried[model] :]
-            self._of[model].drop_proposals()
-            self._of[model].tokens += self._dictionary.carry(pending, unseen_text, model)
+            self._of[model].read(self._dictionary.carry(pending, unseen_text, model))
         self.mark_carried(model, len(output_ids), len(text))
 
     def mark_carried(self, model: Model, num_tokens: int, num_chars: int) -> None:

@@ -49,6 +49,7 @@ class TokenStream:
     def __init__(self, prompt: list[int], vocabulary: Model, pool: PagePool) -> None:
         self.tokens = list(prompt)
         self.num_prompt_tokens = len(prompt)
+        self.num_written = len(prompt)  # tokens that stand
         self.vocabulary = vocabulary
         self.table = PageTable(pool, vocabulary=str(vocabulary).encode())
         self.proposals: list[Proposal] = []  # of the last tokens
@@ -60,10 +61,11 @@ class TokenStream:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
-    def num_written(self) -> int:
-        """Tokens that stand."""
-        return len(self.tokens) - len(self.proposals)
+    def read(self, token_ids: list[int]) -> None:
+        """Let what another stream's model has written stand here too."""
+        self.drop_proposals()
+        self.tokens += token_ids
+        self.num_written += len(token_ids)
 
     def write(self, token_id: int) -> list[Outcome]:
         """Let a token stand behind those that do, and say what becomes of proposals: it confirms one, or all go."""
@@ -76,6 +78,7 @@ class TokenStream:
                 outcomes = [Outcome(refused, is_confirmed=False), *(Outcome(each, None) for each in others)]
                 self.drop_proposals()
             self.tokens.append(token_id)
+        self.num_written += 1
         for draws in self.draws:
             if draws:
                 for drawn in [each for each in draws if each <= place]:
@@ -133,6 +136,7 @@ class TokenStream:
 
     def _keep(self, num_tokens: int) -> None:
         del self.tokens[num_tokens:]
+        self.num_written = min(self.num_written, num_tokens)
         for draws in self.draws:
             for place in [each for each in draws if each > num_tokens]:
                 del draws[place]

@@ -28,6 +28,7 @@ class TranscriptMark:
     """How much of a transcript there was at some time, and in which state."""
 
     num_tokens: int
+    nums_chosen: tuple[int, ...]
     num_chars: int
     num_plain_chars: int
     num_chars_shown: int
@@ -42,21 +43,20 @@ class TranscriptMark:
 
 class Transcript:
     """Grows token by token. `raw_text` is all that was written; `text` is what may be shown of it, and `plain_text`
-    what the other model reads of it, in which special tokens have no name.
+    what the other model reads of it, in which special tokens have no name. They are read from the tokens when somebody
+    asks, or at once if each token's text is told, or may be a stop string's.
 
     `boundary_state` is where the automaton of step boundaries stands.
     """
 
     def __init__(
-        self, voices: tuple[Voice, Voice], sampling: SamplingParams, rules: Mapping[Model, TokenRules]
+        self, voices: tuple[Voice, Voice], sampling: SamplingParams, rules: Mapping[Model, TokenRules], is_told: bool
     ) -> None:
-        """rules: of each model that may write."""
+        """rules: of each model that may write; is_told: whether somebody wants to know of each token."""
         self.token_ids: list[int] = []
+        self.nums_chosen = [0] * len(Model)  # [model]: tokens that it has written, as it wanted to
         self.logprobs: list[dict[int, Logprob]] | None = None if sampling.logprobs is None else []
         self.cumulative_logprob = 0.0
-        self.raw_text = ""
-        self.plain_text = ""
-        self.text = ""
         self.writer: Model | None = None  # of the last token
         self.boundary_state = voices[Model.SMALL].boundaries.start_state
         self._sampling = sampling
@@ -64,6 +64,12 @@ class Transcript:
         self._voices = voices
         self._stop_strings = StopStrings(sampling.stop or (), sampling.include_stop_str_in_output)
         self._stop_id: int | None = None
+        self._is_read_at_once = is_told or bool(sampling.stop)
+        self._unread: list[tuple[Model, int, bool]] = []  # (who wrote it, token, whether it's left out): no text yet
+        self._reader = Model.SMALL  # the writer of the last token that was read
+        self._raw_text = ""
+        self._plain_text = ""
+        self._text = ""
         self._unseen_text = ""  # by the stop strings
         self._hidden: TextWithout | None = None
         self._detokenizers = [voice.text.detokenizer() for voice in voices]
@@ -76,12 +82,29 @@ class Transcript:
         return self._stop_strings.matched if self._stop_id is None else self._stop_id
 
     @property
+    def raw_text(self) -> str:
+        self._read()
+        return self._raw_text
+
+    @property
+    def plain_text(self) -> str:
+        self._read()
+        return self._plain_text
+
+    @property
+    def text(self) -> str:
+        self._read()
+        return self._text
+
+    @property
     def is_inside_character(self) -> bool:
         """Whether the last token has left a character unfinished."""
+        self._read()
         return self._detokenizers[self.writer or Model.SMALL].is_inside_character
 
     def start_answer(self, hidden: str | None = None) -> None:
         """What follows stands outside any code fence; with `hidden`, that piece of text is left out of it."""
+        self._read()
         self.boundary_state = self._voices[self.writer or Model.SMALL].boundaries.start_state
         self._hidden = None if hidden is None else TextWithout(hidden)
 
@@ -96,6 +119,7 @@ class Transcript:
         if boundary is Boundary.END and self._sampling.ignore_eos:
             state, boundary = boundaries.pass_over(self.boundary_state)
         self.boundary_state = state
+        self.nums_chosen[model] += 1
         is_end = boundary is Boundary.END
         self._stop_id = None if is_end else self._rules[model].stop_ids.get(sampled.token_id)
         self.cumulative_logprob += sampled.logprob
@@ -114,23 +138,29 @@ class Transcript:
 
     def flush(self) -> None:
         """Complete the raw text: a character that was never finished becomes the replacement character."""
-        written = self._detokenizers[self.writer or Model.SMALL].flush()
+        self._read()
+        self._complete()
+
+    def _complete(self) -> None:
+        written = self._detokenizers[self._reader].flush()
         self._add_text(written if self._hidden is None else self._hidden.push(written) + self._hidden.flush(), "")
 
     def finish(self) -> str:
         """The text that was held back until it was known that no stop string comes."""
         self.flush()
         shown = self._show("") + self._stop_strings.flush()
-        self.text += shown
+        self._text += shown
         return shown
 
     def mark(self) -> TranscriptMark:
         """Where it stands, for `take_back`."""
+        self._read()
         return TranscriptMark(
             num_tokens=len(self.token_ids),
-            num_chars=len(self.raw_text),
-            num_plain_chars=len(self.plain_text),
-            num_chars_shown=len(self.text),
+            nums_chosen=tuple(self.nums_chosen),
+            num_chars=len(self._raw_text),
+            num_plain_chars=len(self._plain_text),
+            num_chars_shown=len(self._text),
             unseen_text=self._unseen_text,
             hidden=None if self._hidden is None else self._hidden.mark(),
             cumulative_logprob=self.cumulative_logprob,
@@ -142,31 +172,47 @@ class Transcript:
 
     def take_back(self, mark: TranscriptMark) -> None:
         """Forget all that was written since the mark."""
+        self._unread.clear()
         del self.token_ids[mark.num_tokens :]
+        self.nums_chosen = list(mark.nums_chosen)
         if self.logprobs is not None:
             del self.logprobs[mark.num_tokens :]
-        self.raw_text = self.raw_text[: mark.num_chars]
-        self.plain_text = self.plain_text[: mark.num_plain_chars]
-        self.text = self.text[: mark.num_chars_shown]
+        self._raw_text = self._raw_text[: mark.num_chars]
+        self._plain_text = self._plain_text[: mark.num_plain_chars]
+        self._text = self._text[: mark.num_chars_shown]
         self._unseen_text, self._stop_id = mark.unseen_text, None
         if self._hidden is not None and mark.hidden is not None:
             self._hidden.take_back(mark.hidden)
         self.cumulative_logprob = mark.cumulative_logprob
         self.boundary_state = mark.boundary_state
         self.writer = mark.writer
+        self._reader = mark.writer or Model.SMALL
         self._stop_strings.take_back(mark.stop_strings)
         for detokenizer, state in zip(self._detokenizers, mark.detokenizers, strict=True):
             detokenizer.take_back(state)
 
     def _append(self, model: Model, token_id: int, logprobs: dict[int, Logprob], is_end: bool) -> str:
-        if self._detokenizers[model] is not self._detokenizers[self.writer or Model.SMALL]:
-            self.flush()
         self.writer = model
         self.token_ids.append(token_id)
         if self.logprobs is not None:
             self.logprobs.append(logprobs)
-        special = self._voices[model].text.special_text(token_id)
         is_left_out = is_end and not self._sampling.include_stop_str_in_output
+        if self._is_read_at_once:
+            return self._read_token(model, token_id, is_left_out)
+        self._unread.append((model, token_id, is_left_out))
+        return ""
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        for token in unread:
+            self._read_token(*token)
+
+    def _read_token(self, model: Model, token_id: int, is_left_out: bool) -> str:
+        """The text that may be shown with this token."""
+        if self._detokenizers[model] is not self._detokenizers[self._reader]:
+            self._complete()
+        self._reader = model
+        special = self._voices[model].text.special_text(token_id)
         is_named = bool(special) and not self._sampling.skip_special_tokens and not is_left_out
         if is_named:
             self._add_text("", special)
@@ -174,12 +220,12 @@ class Transcript:
             written = self._detokenizers[model].push(token_id)
             self._add_text(written if self._hidden is None else self._hidden.push(written), "")
         shown = self._show("" if is_named else special)
-        self.text += shown
+        self._text += shown
         return shown
 
     def _add_text(self, written: str, special: str) -> None:
-        self.raw_text += written + special
-        self.plain_text += written
+        self._raw_text += written + special
+        self._plain_text += written
         self._unseen_text += written + special
 
     def _show(self, hidden: str) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,6 +20,7 @@ from glimp_engine.text.tokenizer_files import read_directory, read_gguf, read_ot
 
 __all__ = ["Text"]
 
+RECENT_TOKENS = 1 << 14  # whose bytes needn't be asked of the tokenizer again
 # special tokens that end a turn or a text, whatever the configuration calls the end token
 END_TOKENS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>"),
@@ -60,6 +62,7 @@ class Text:
         begin, end = ("", "") if self.marks is None else (self.marks.begin, self.marks.end)
         # None where a mark is no added token, but made of whatever tokens text is made of
         self.begin_thinking_id, self.end_thinking_id = self._added_token(begin), self._added_token(end)
+        self._recent_bytes = lru_cache(RECENT_TOKENS)(self.written_bytes)
         self._unwritten = {i for i, name in special.items() if name not in begin + end}
         known = {i for i, name in special.items() if name in END_TOKENS}
         self.end_token_ids = frozenset(i for i in {*end_token_ids, *known} if 0 <= i < self.num_tokens)
@@ -170,7 +173,7 @@ class Text:
 
     def detokenizer(self) -> Detokenizer:
         """A new incremental decoder for one sequence's output, which goes on where a prompt ends."""
-        return Detokenizer(self.written_bytes)
+        return Detokenizer(self._recent_bytes)
 
     def is_thinking_open(self, token_ids: Sequence[int]) -> bool:
         """Whether the last beginning of a thinking has not been ended.
