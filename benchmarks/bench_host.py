@@ -21,7 +21,6 @@ import torch
 from harness import Case, arguments, report, summary
 from torch import Tensor
 
-import glimp_engine.decoding_loop as decoding_loop
 from glimp_engine import Engine, RoutingParams, SamplingParams, SmallOnly
 from glimp_engine.checkpoints import ModelConfig
 from glimp_engine.demo_pair import SMALL
@@ -136,8 +135,8 @@ def parts(engine: Engine, num_ticks: int) -> dict[str, float]:
     clocks.around(loop.runners[0], "sample", "sample")
     clocks.around(loop._meter if hasattr(loop, "_meter") else loop.meter, "count_forward", "counters")
     clocks.around(loop, "_deliver", "events")
-    unwrapped = decoding_loop.build_batch, Sequence.take, Sequence.follow
-    clocks.around(decoding_loop, "build_batch", "batch")
+    clocks.around(loop._batches, "of", "batch")
+    unwrapped = Sequence.take, Sequence.follow
     for name in ("take", "follow"):
         original = getattr(Sequence, name)
 
@@ -150,7 +149,7 @@ def parts(engine: Engine, num_ticks: int) -> dict[str, float]:
         for _ in range(num_ticks):
             engine.advance()
     finally:
-        decoding_loop.build_batch, Sequence.take, Sequence.follow = unwrapped
+        Sequence.take, Sequence.follow = unwrapped
     return {part: 1e6 * seconds / num_ticks for part, seconds in clocks.seconds.items()}
 
 

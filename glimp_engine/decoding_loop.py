@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from glimp_engine.errors import GlimpError, RequestError
-from glimp_engine.execution import ModelRunner, SamplingColumns, build_batch
+from glimp_engine.execution import Batches, ModelRunner
 from glimp_engine.meter import Meter
 from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput
 from glimp_engine.sequences import PagePool, Plan, Row, SampledToken, Scheduler, Sequence, SequenceError, TickTimes, Use
@@ -56,10 +56,9 @@ class DecodingLoop:
         self.meter = meter
         self.times = times
         self.live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
-        self._page_size = page_size
         self._starts_ahead = starts_ahead
         self._deliver = emit
-        self._sampling = SamplingColumns()
+        self._batches = Batches(page_size)
         self._started: Started | None = None  # a tick that the device is at
 
     def add(self, sequence: Sequence) -> None:
@@ -111,7 +110,7 @@ class DecodingLoop:
             for copy in plan.copies:
                 for each in self.runners:
                     each.kv.copy_page(copy.source, copy.target)
-            batch = build_batch(plan, self._page_size, self._sampling)
+            batch = self._batches.of(plan)
             return Started(plan, batch.rows, self.runners[plan.model].start(batch), began)
         except BaseException as error:
             self._fail(plan, error)

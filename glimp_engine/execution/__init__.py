@@ -3,19 +3,18 @@
 It may import `models`, `sequences` and what lies below.
 """
 
-from glimp_engine.execution.batch import SamplingColumns, build_batch
+from glimp_engine.execution.batches import Batches
 from glimp_engine.execution.graphs import CudaGraphs, GraphRunner, PlainTicks, Recorder
 from glimp_engine.execution.run_ahead import Ahead
 from glimp_engine.execution.runner import Forward, ModelRunner
 
 __all__ = [
     "Ahead",
+    "Batches",
     "CudaGraphs",
     "Forward",
     "GraphRunner",
     "ModelRunner",
     "PlainTicks",
     "Recorder",
-    "SamplingColumns",
-    "build_batch",
 ]

@@ -61,15 +61,15 @@ class SamplingColumns:
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._model = Model.SMALL
-        self._is_lasting = False
+        self.is_lasting = False  # whether nothing but positions changes as its rows' sequences go on
         self._sampling: Sampling | None = None
 
     def of(self, rows: list[Row], model: Model) -> Sampling:
         """One value a row in each column; they hold until the next call."""
-        is_kept = self._is_lasting and rows == self._rows and model is self._model
+        is_kept = self.is_lasting and rows == self._rows and model is self._model
         is_lasting = not any(row.follows_text for row in rows)
         if self._sampling is None or not (is_kept and is_lasting):
-            self._rows, self._model, self._is_lasting = rows, model, is_lasting
+            self._rows, self._model, self.is_lasting = rows, model, is_lasting
             self._sampling = build_sampling(rows, model)
         else:
             self._sampling.position.copy_(column([row.place for row in rows], np.int64))

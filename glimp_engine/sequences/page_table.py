@@ -16,6 +16,7 @@ class PageTable:
     def __init__(self, pool: PagePool, vocabulary: bytes) -> None:
         self.pool = pool
         self.pages = array("i")  # a row of a batch's page table is copied from it
+        self.num_changes = 0  # of its pages, but for those that are taken behind them
         self.is_attached = False
         self._root = vocabulary  # streams of different vocabularies share no page
         self._keys: list[bytes] = []  # of all full pages of the tokens; survives a release
@@ -39,6 +40,7 @@ class PageTable:
         Raises: CapacityError when `can_attach` is false.
         """
         self.is_attached = True
+        self.num_changes += 1
         self.pages = array("i", self._match(tokens))
         self._num_sealed = len(self.pages)
         for page in self.pages:
@@ -120,9 +122,11 @@ class PageTable:
         self._cursor = [0] * len(self._cursor)
 
     def _drop_pages(self, num_kept: int) -> None:
-        for page in reversed(self.pages[num_kept:]):
-            self.pool.release(page)
-        del self.pages[num_kept:]
+        if num_kept < len(self.pages):
+            self.num_changes += 1
+            for page in reversed(self.pages[num_kept:]):
+                self.pool.release(page)
+            del self.pages[num_kept:]
 
     def _own(self, i: int) -> bool:
         """Make page i one that no other table has or can find; False if that takes a page and there is none."""
@@ -132,6 +136,7 @@ class PageTable:
             return True
         if not self.pool.num_available:
             return False
+        self.num_changes += 1
         self.pages[i] = self.pool.take()
         self.pool.copy(page, self.pages[i], self.pool.page_size)
         self.pool.release(page)
