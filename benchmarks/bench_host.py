@@ -3,9 +3,7 @@
 The forwards are rows of a table, and the native `sample` of a vocabulary of some hundred tokens is what is left of the
 ops. Microseconds of the main thread's own time: of a whole `advance`, with what one reads from memory still in the
 processor's caches, and after 64 MB of something else were read, as a forward does. Then once more with a clock around
-each part, which makes the parts' sum larger than the whole.
-
-Of the past: what grows with the context or with the queue is a fault.
+each part, where `plan` has `proposing` in it. What grows with the context or with the queue is a fault.
 """
 
 import gc
@@ -130,10 +128,10 @@ def ticks(engine: Engine, model: FreeModel, num_ticks: int, before: Callable[[],
 def parts(engine: Engine, num_ticks: int) -> dict[str, float]:
     """Microseconds a tick of what can be told apart."""
     clocks, loop = Clocks(), engine._loop
-    clocks.around(loop.scheduler.proposing, "prepare", "proposing")
+    clocks.around(loop.scheduler, "_propose", "proposing")
     clocks.around(loop.scheduler, "plan", "plan")
     clocks.around(loop.runners[0], "sample", "sample")
-    clocks.around(loop._meter if hasattr(loop, "_meter") else loop.meter, "count_forward", "counters")
+    clocks.around(loop.meter, "count_forward", "counters")
     clocks.around(loop, "_deliver", "events")
     clocks.around(loop._batches, "of", "batch")
     unwrapped = Sequence.take, Sequence.follow
@@ -145,7 +143,6 @@ def parts(engine: Engine, num_ticks: int) -> dict[str, float]:
 
         setattr(Sequence, name, timed)
     try:
-        ticks(engine, FreeModel.__new__(FreeModel), 0, lambda: None)
         for _ in range(num_ticks):
             engine.advance()
     finally:
@@ -154,6 +151,7 @@ def parts(engine: Engine, num_ticks: int) -> dict[str, float]:
 
 
 def measure_case(running: int, waiting: int, context: int, text: Text, num_ticks: int) -> Case:
+    """Warm, cold, and by part."""
     engine, model = start(running, waiting, context, text)
     something = np.zeros(16 << 20, np.float32)
     gc.collect()
@@ -173,6 +171,7 @@ def measure_case(running: int, waiting: int, context: int, text: Text, num_ticks
 
 
 def main() -> None:
+    """All cases, one after the other."""
     parser = arguments(__doc__, repeats=200, models=())
     args = parser.parse_args()
     text = Text.load(SMALL, 641)
