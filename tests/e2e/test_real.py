@@ -1,27 +1,18 @@
 """Real checkpoints: the same ids as transformers, and both ends of the threshold."""
 
 import dataclasses
+import json
 from itertools import pairwise
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+from record_transformers import PROMPTS, RECORDED, sha256
 
 from glimp_engine import Engine, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly
-from glimp_engine.checkpoints.checkpoint import open_checkpoint
 from glimp_engine.config import EngineConfig
 from glimp_engine.load import load_models
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-PROMPTS = [
-    "The capital of France is",
-    "def fibonacci(n):\n",
-    "Natalia sold 48 clips in April and half as many in May. Altogether she sold",
-    "Water boils at",
-    "Once upon a time there was a",
-]
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=5)
 
@@ -34,75 +25,33 @@ def routing(router):
     return RoutingParams(router=router, stop_repeated_steps=False)
 
 
-def peer_of(name, path):
-    """transformers' model: SmolLM2 as it reads the file, which takes it minutes with larger vocabularies.
-
-    So of the 0.5B it reads only the tensors, and of the 1.5B nothing.
-    """
-    options = {"dtype": torch.float32}
-    if name == "smollm2":
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
-    ours, tensors = open_checkpoint(path)
-    config = Qwen2Config(
-        vocab_size=ours.vocab_size,
-        hidden_size=ours.hidden_size,
-        intermediate_size=ours.intermediate_size,
-        num_hidden_layers=ours.num_layers,
-        num_attention_heads=ours.num_heads,
-        num_key_value_heads=ours.num_kv_heads,
-        rms_norm_eps=ours.rms_norm_eps,
-        max_position_embeddings=ours.max_positions,
-        rope_parameters={"rope_type": "default", "rope_theta": ours.rope_theta},
-        tie_word_embeddings=ours.tied_embeddings,
-    )
-    if name == "qwen-small":
-        return Qwen2ForCausalLM.from_pretrained(path.parent, gguf_file=path.name, config=config, **options)
-    weights = {tensor_name: tensor.read() for tensor_name, tensor in tensors.items()}
-    with torch.device("meta"):  # 6 GB that are drawn at random would be thrown away
-        model = Qwen2ForCausalLM(config)
-    model.load_state_dict(weights, strict=not ours.tied_embeddings, assign=True)
-    model.tie_weights()
-    model.model.rotary_emb = Qwen2RotaryEmbedding(config)
-    return model.eval()
+def recorded(name, path):
+    """(prompts, what transformers writes behind them), as ids; greedy."""
+    record = json.loads(RECORDED.read_text())["models"][name]
+    assert sha256(path) == record["sha256"], "recorded of another file: see tests/record_transformers.py"
+    return record["prompts"], record["written"]
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen-small"])
 def test_64_greedy_tokens_equal_transformers(real_models, name):
-    path = real_models[name]
-    engine = Engine(path, dtype="float32", kv_cache_bytes=64 << 20)
+    prompts, written = recorded(name, real_models[name])
+    engine = Engine(real_models[name], dtype="float32", kv_cache_bytes=64 << 20)
     outputs = engine.generate(PROMPTS, GREEDY, routing(SmallOnly()), use_tqdm=False)
-    del engine
-    hf = peer_of(name, path)
-    for output in outputs:
-        ids = output.prompt_token_ids + output.outputs[0].token_ids
-        # teacher forcing: each id is the argmax after the ids before it, so greedy decoding gives the same ids
-        expected = likeliest(hf, ids)[len(output.prompt_token_ids) - 1 : -1]
-        assert output.outputs[0].token_ids == expected
-        assert len(expected) == 64 or output.outputs[0].finish_reason == "stop"
+    assert [output.prompt_token_ids for output in outputs] == prompts
+    assert token_ids(outputs) == written
 
 
 def test_the_likeliest_tokens_of_the_largest_equal_transformers(real_models):
     """At each place of 64 tokens behind each prompt; as prompts, as decoding reads 6 GB for each of them."""
     path = real_models["qwen-large"]
-    engine = Engine(path, kv_cache_bytes=64 << 20)
-    written = [
-        output.prompt_token_ids + output.outputs[0].token_ids
-        for output in engine.generate(PROMPTS, GREEDY, routing(SmallOnly()), use_tqdm=False)
-    ]
+    prompts, written = recorded("qwen-large", path)
     engine = Engine(path, dtype="float32", kv_cache_bytes=64 << 20)
     scored = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1)
-    outputs = engine.generate(written, scored, routing(SmallOnly()), use_tqdm=False)
-    del engine
-    hf = peer_of("qwen-large", path)
-    for ids, output in zip(written, outputs, strict=True):
+    texts = [prompt + answer[:-1] for prompt, answer in zip(prompts, written, strict=True)]
+    outputs = engine.generate(texts, scored, routing(SmallOnly()), use_tqdm=False)
+    for prompt, answer, output in zip(prompts, written, outputs, strict=True):
         ours = [next(i for i, logprob in place.items() if logprob.rank == 1) for place in output.prompt_logprobs[1:]]
-        assert ours + output.outputs[0].token_ids == likeliest(hf, ids)
-
-
-def likeliest(hf, ids):
-    """The likeliest token behind each."""
-    with torch.inference_mode():
-        return hf(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        assert (ours + output.outputs[0].token_ids)[len(prompt) - 1 :] == answer
 
 
 @pytest.fixture(scope="module")
