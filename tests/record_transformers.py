@@ -1,4 +1,4 @@
-"""What transformers writes with the real checkpoints, recorded for the tests: it takes it minutes, and never changes.
+"""What transformers writes and reads with the real checkpoints, recorded for the tests, as it takes minutes.
 
 python tests/record_transformers.py ~/.cache/glimp-models
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from glimp_engine import Engine
@@ -30,6 +30,16 @@ PROMPTS = [
     "Once upon a time there was a",
 ]
 NUM_TOKENS = 64
+# where transformers cuts text as the model's own tokenizer does: not SmolLM2's digits, nor Qwen's accents
+LINES = [
+    "The cat sat on the mat.\n\nThen it slept.",
+    "x y = z, so x = w.\n\n",
+    "語の猫 é ü 👩‍🔬 \tß中한ค",
+    "def f(x):\n    return x'LL don't",
+    "\r\n  ...!?",
+]
+TEXTS = [*LINES, "".join(LINES)]
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello there"}]
 
 
 def model_of(name, path):
@@ -75,6 +85,13 @@ def greedy(model, ids, end_token_ids):
     return written
 
 
+def read(path):
+    """The ids of the texts, and of a chat."""
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    chat = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    return {"texts": [tokenizer(text)["input_ids"] for text in TEXTS], "chat": chat}
+
+
 def sha256(path):
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,7 +106,7 @@ def main(directory):
         prompts = [text.encode(prompt, allow_special=True) for prompt in PROMPTS]
         model = model_of(name, path)
         written = [greedy(model, ids, text.end_token_ids) for ids in prompts]
-        record["models"][name] = {"sha256": sha256(path), "prompts": prompts, "written": written}
+        record["models"][name] = {"sha256": sha256(path), "prompts": prompts, "written": written, **read(path)}
         print(name, [len(each) for each in written], flush=True)
     RECORDED.write_text(json.dumps(record) + "\n")
 
