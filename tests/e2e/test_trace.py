@@ -10,6 +10,8 @@ from proposers import Whims
 
 from glimp_engine.cli.main import main
 
+pytestmark = pytest.mark.slow  # a browser is started for each
+
 PROMPT = "How many apples are there in all"
 MIN_CONTRAST = 4.5  # WCAG 2.1, 1.4.3
 MIN_CONTRAST_OF_LINES = 3  # 1.4.11

@@ -58,6 +58,7 @@ KEYS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TEXTS, "boxed"])
 @pytest.mark.parametrize("number", range(len(LONG)))
 def test_long_and_odd_texts_are_graded_in_time(name, number):

@@ -263,6 +263,7 @@ def test_a_directory_without_a_finished_run(tmp_path):
         RunFiles.read(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["latency=20", "latency=0.1", "accuracy=-0.05", "accuracy=-1"])
 def test_an_endless_threshold_proposes_none(target):
     """glimp:inf is the small model alone, and the line that is drawn through the thresholds ends before it."""
