@@ -16,6 +16,9 @@ from glimp_engine import (
     Finish,
     GlimpRouter,
     Model,
+    RandomRouter,
+    RoutingParams,
+    SamplingParams,
     SmallOnly,
 )
 
@@ -177,3 +180,22 @@ def test_an_engine_is_given_back_without_the_garbage_collector(small_path, large
         assert [each() for each in dropped] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("other", ["large_path", "foreign_path"])
+def test_an_output_is_the_same_whether_its_tokens_are_told_or_not(request, small_path, other):
+    """Where nobody is told of each token its text is read later, all at once."""
+    router = RoutingParams(router=RandomRouter(0.5), max_step_tokens=7)
+    for options in ({}, {"skip_special_tokens": False, "n": 2}, {"stop_token_ids": [*range(0, 256, 5)]}):
+        sampling = SamplingParams(temperature=0.9, seed=4, max_tokens=40, **options)
+        engine = Engine(small_path, request.getfixturevalue(other), kv_cache_bytes=1 << 22)
+        (untold,) = engine.generate(["How many?"], sampling, router, use_tqdm=False)
+        events = list(engine.stream("How many?", sampling, router))
+        told = next(event.output for event in events if isinstance(event, Finish) and event.output is not None)
+        for ours, theirs in zip(untold.outputs, told.outputs, strict=True):
+            assert (ours.text, ours.token_ids) == (theirs.text, theirs.token_ids)
+            assert ours.finish_reason == theirs.finish_reason
+            spans = [[(step.text_start, step.text_end) for step in each.steps] for each in (ours, theirs)]
+            assert spans[0] == spans[1]
+        written = engine.stats().small.tokens_written + engine.stats().large.tokens_written
+        assert written == 2 * sum(len(each.token_ids) for each in untold.outputs)
