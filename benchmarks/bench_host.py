@@ -8,10 +8,12 @@ each part, where `plan` has `proposing` in it. What grows with the context or wi
 
 import gc
 import random
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,12 @@ import torch
 from harness import Case, arguments, report, summary
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from tiny import ScriptedModel
+
 from glimp_engine import Engine, RoutingParams, SamplingParams, SmallOnly
-from glimp_engine.checkpoints import ModelConfig
 from glimp_engine.demo_pair import SMALL
 from glimp_engine.load import LoadedModel
-from glimp_engine.models import KVLayout
 from glimp_engine.sequences import Sequence
 from glimp_engine.text import Text
 
@@ -35,33 +38,14 @@ CASES = [  # sequences that run, that wait, tokens of each prompt
 ]
 
 
-class FreeModel:
+class FreeModel(ScriptedModel):
     """A forward that looks its logits up by position: no weights, and K/V that nobody reads."""
 
-    device = torch.device("cpu")
-    kv_layout = KVLayout(torch.float32)
     weight_bytes = 1 << 20
 
     def __init__(self, text: Text) -> None:
         vocab_size = text.num_tokens
-        self.config = ModelConfig(
-            vocab_size=vocab_size,
-            hidden_size=2,
-            intermediate_size=2,
-            num_layers=1,
-            num_heads=1,
-            num_kv_heads=1,
-            head_dim=2,
-            rms_norm_eps=1e-6,
-            max_positions=1 << 15,
-            rope_theta=1e4,
-            rope_scaling=None,
-            tied_embeddings=True,
-            qkv_bias=False,
-            output_bias=False,
-            mlp_bias=False,
-            qk_norm=False,
-        )
+        super().__init__(None, vocab_size, max_positions=1 << 15)
         words = [i for i in range(vocab_size) if text.bytes_of(i).isalnum()]  # none ends a step
         self._table = torch.zeros(NUM_ROWS, vocab_size)
         self._table[range(NUM_ROWS), random.Random(0).choices(words, k=NUM_ROWS)] = 20.0
