@@ -3,7 +3,7 @@
 import pytest
 from tiny import Script, make_text
 
-from glimp_engine import Engine, Finish, GlimpRouter, Model, RoutingParams, SamplingParams, SmallOnly, Token
+from glimp_engine import Engine, Finish, GlimpRouter, LargeOnly, Model, RoutingParams, SamplingParams, SmallOnly, Token
 from glimp_engine.text.boundaries import Boundary, BoundaryTable
 
 GREEDY = SamplingParams(temperature=0)
@@ -92,3 +92,9 @@ def test_a_token_that_ends_inside_a_character_completes_no_step():
     assert completed(0, 1) == completed(0, 4) == Boundary.BLANK_LINE
     assert completed(0, 2) == completed(0, 5) == completed(0, 2, 3) == Boundary.NONE
     assert completed(0, 2, 3, 1) == Boundary.BLANK_LINE
+
+
+@pytest.mark.parametrize("router", [SmallOnly(), LargeOnly()], ids=str)
+def test_what_a_budget_cuts_is_completed_by_its_own_writer(router):
+    streamed, completion = run(pair_of("ab語".encode()), router=router, max_tokens=4)
+    assert streamed == completion.text == "ab\N{REPLACEMENT CHARACTER}"
