@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "depth 1": {"depth": 1, "is_random": False, "share_small": 1.0},
     "depth 4": {"depth": 4, "is_random": False, "share_small": 1.0},
     "depth 16": {"depth": 16, "is_random": False, "share_small": 1.0},
-    "any depth": {"depth": 16, "share_small": 0.7},
+    "any depth": {"depth": 16, "share_small": 0.7, "patience": 0.995},
 }
 
 

@@ -9,11 +9,13 @@
 
 #include <stdint.h>
 
+#include "glimp_loop.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define GLIMP_ABI_VERSION 4
+#define GLIMP_ABI_VERSION 5
 #define GLIMP_API __attribute__((visibility("default")))
 
 enum glimp_error {
@@ -206,6 +208,15 @@ typedef struct {
 GLIMP_API int32_t glimp_forward(glimp_cpu *cpu, const glimp_decoder *decoder, const int64_t *token_ids,
                                 const glimp_attention *batch, const int64_t *logit_rows, int64_t num_logit_rows,
                                 int64_t num_logits, const glimp_kv *kv, float *logits);
+
+/* Decode on: forward, sample, advance each row, until the loop is over (glimp_loop.h). The batch has one token a
+ * sequence, logit_rows [R] are 0 to R - 1; logits [R, num_logits] is room. What batch and params say of positions, slots
+ * and lengths lies where the loop moves it on. Of forbidden_ids, which must not be written, those below num_logits count.
+ */
+GLIMP_API int32_t glimp_decode(glimp_cpu *cpu, const glimp_decoder *decoder, const glimp_attention *batch,
+                               const int64_t *logit_rows, int64_t num_logits, const glimp_kv *kv, float *logits,
+                               const int64_t *forbidden_ids, int64_t num_forbidden, const glimp_sampling *params,
+                               const uint8_t *token_class, const glimp_loop_state *loop);
 
 #ifdef __cplusplus
 }

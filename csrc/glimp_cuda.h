@@ -9,51 +9,14 @@
 
 #include <stdint.h>
 
+#include "glimp_loop.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define GLIMP_CUDA_ABI_VERSION 2
+#define GLIMP_CUDA_ABI_VERSION 3
 #define GLIMP_CUDA_API __attribute__((visibility("default")))
-
-/* What a tick has sampled for one row. */
-typedef struct {
-    int64_t token;
-    float entropy; /* nats */
-    float logprob; /* nats */
-    int32_t token_class;
-    int32_t unused;
-} glimp_sample;
-
-/* What a token completes; the numbers are Boundary's. */
-enum glimp_boundary { GLIMP_NO_BOUNDARY = 0, GLIMP_BLANK_LINE = 1, GLIMP_END_OF_THINKING = 2, GLIMP_END = 3 };
-
-/* Addresses on the device, but for the last four. B is the bucket's number of rows, one token each. */
-typedef struct {
-    /* inputs of a tick, [B]; the kernel makes them the next token's */
-    int64_t *token_ids, *positions, *slots, *sample_positions;
-    int32_t *kv_len;
-    /* what the tick has sampled, [B] */
-    const int64_t *token;
-    const float *entropy, *logprob;
-    const uint8_t *token_class;
-    /* the automaton of step boundaries, [states][num_classes] */
-    const uint8_t *next_state, *completes;
-    int32_t num_classes;
-    /* of each row, [B] */
-    int32_t *state;               /* the automaton's */
-    int32_t *awaits_glimpse;      /* whether this tick's entropy decides who writes on */
-    const float *small_below;     /* ... the small model, if it's below this many nats */
-    const int32_t *ends_at_step;  /* the end of a step ends the loop: another model is asked then */
-    const float *min_logprob;     /* so does a token that is less likely: nothing is proposed behind it */
-    /* of a launch, [3] on the device: rows in use, the most ticks, ticks done */
-    int32_t *control;
-    /* pinned memory of the host */
-    glimp_sample *samples; /* [ticks][B] */
-    int32_t *num_done;     /* ticks whose samples can be read; written last */
-    int32_t *is_over;      /* whether the loop has decided to end */
-    const int32_t *stop;   /* the host asks for the end */
-} glimp_loop_state;
 
 typedef struct glimp_loop glimp_loop;
 

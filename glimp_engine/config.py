@@ -1,5 +1,6 @@
 """The engine's own settings, checked, and what `auto` stands for."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ __all__ = ["EngineConfig"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NATIVE_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # and GGUF's names of them
+MAX_TICKS = 16  # of a launch that decodes without the host
+MAX_LAUNCH_SECONDS = 0.03  # on a CPU, where it's over when it can be looked at: text appears 30 times a second
 CPU_KV_CACHE_BYTES = 2 << 30
 CUDA_KV_CACHE_SHARE = 0.9  # of the memory that is free once the weights are loaded
 
@@ -60,10 +63,10 @@ class EngineConfig:
 
     def _check_op_set(self) -> None:
         """Raise ConfigError if the op set can't do what is asked of it."""
-        if self.loop == "device" and not (self.has_graphs and has_step_loop()):
+        if self.loop == "device" and not (self.is_native or (self.has_graphs and has_step_loop())):
             raise ConfigError(
-                f"loop is 'device' on device {self.torch_device} with ops {self.ops!r}; allowed there: auto, host "
-                "(a loop on the device takes a GPU, triton ops, and glimp_engine built with nvcc)"
+                f"loop is 'device' on device {self.torch_device} with ops {self.ops!r}; allowed there: auto, host (a "
+                "loop on the device takes native ops, or a GPU, triton ops, and glimp_engine built with nvcc)"
             )
         if self.ops == "native" and self.torch_device.type != "cpu":
             raise ConfigError(f"ops is 'native' on device {self.torch_device}; allowed there: auto, triton, reference")
@@ -116,7 +119,17 @@ class EngineConfig:
     @property
     def runs_ahead(self) -> bool:
         """Whether decoding goes on without the host; `auto` means that it does where the library for it was built."""
-        return self.has_graphs and (self.loop == "device" or (self.loop == "auto" and has_step_loop()))
+        return self.loop != "host" and (self.is_native or (self.has_graphs and has_step_loop()))
+
+    @property
+    def max_ticks(self) -> int:
+        """Of a launch that decodes without the host."""
+        return MAX_TICKS if self.runs_ahead else 1
+
+    @property
+    def max_launch_seconds(self) -> float:
+        """How long a launch may take; a GPU's can be followed while it goes on."""
+        return math.inf if self.torch_device.type == "cuda" else MAX_LAUNCH_SECONDS
 
     @property
     def native_dtype(self) -> str | None:

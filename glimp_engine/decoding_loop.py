@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from glimp_engine.errors import GlimpError, RequestError
-from glimp_engine.execution import Batches, ModelRunner
+from glimp_engine.execution import Batches, ModelRunner, Ticks
 from glimp_engine.meter import Meter
 from glimp_engine.outputs import Event, Finish, FinishReason, RequestOutput
 from glimp_engine.sequences import PagePool, Plan, Row, SampledToken, Scheduler, Sequence, SequenceError, TickTimes, Use
@@ -18,14 +18,41 @@ __all__ = ["DecodingLoop"]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class Started:
-    """A tick that has begun: what it is, and what waits for its samples."""
+    """Ticks that have begun: the plan of the one whose samples come next, or came last, and who waits for them."""
 
-    plan: Plan
-    rows: list[Row]
-    finish: Callable[[], list[SampledToken]]
-    began: float
+    def __init__(self, plan: Plan, rows: list[Row], ticks: Ticks, began: float, num_changes: int) -> None:
+        """num_changes: the scheduler's, as it planned them."""
+        self.plan = plan
+        self.rows = rows
+        self.ticks = ticks
+        self.began = began
+        self.num_changes = num_changes
+        self._columns = list(range(len(rows)))  # of the rows among those that were launched
+        self.is_under_way = False  # whether samples have been taken
+        # where ticks are done when the launch comes back, each has had its share of the time
+        num_done = ticks.num_done
+        self._seconds = (time.perf_counter() - began) / num_done if num_done else None
+
+    def keep(self, indices: list[int]) -> None:
+        """Only these rows go on, each with a token more."""
+        if len(indices) < len(self.rows):
+            self.plan = replace(self.plan, work=[self.plan.work[i] for i in indices])
+            self.rows = [self.rows[i] for i in indices]
+            self._columns = [self._columns[i] for i in indices]
+            self.ticks.stop()
+        for row in self.rows:
+            row.place += 1
+
+    def own(self, samples: list[SampledToken]) -> list[SampledToken]:
+        """Those of its rows."""
+        return samples if len(samples) == len(self._columns) else [samples[i] for i in self._columns]
+
+    def end_tick(self) -> tuple[float, float]:
+        """When the tick whose samples came began and ended."""
+        began = self.began
+        self.began = time.perf_counter() if self._seconds is None else began + self._seconds
+        return began, self.began
 
 
 class DecodingLoop:
@@ -75,25 +102,54 @@ class DecodingLoop:
                 self._follow(sequence, now, sequence.finish, FinishReason.ABORT, now)
 
     def tick(self) -> None:
-        """Finish the tick that was started before, or else one started now; then start the next, if the device can."""
-        started = self._started or self._start()
+        """Take a tick that was started before, or else start one now; then start the next, if the device can."""
+        started = self._started
+        if started is None or not self._take_tick(started):
+            started = self._start()
+            if started is not None:
+                self._take_tick(started)
+
+    def _take_tick(self, started: Started) -> bool:
+        """Take the next of the ticks that were started; False if there is none that anybody waits for."""
         self._started = None
-        if started is None:
-            return
+        if self.scheduler.num_changes != started.num_changes:
+            started.ticks.stop()  # whoever has come is to be planned for
         try:
-            rows = started.finish()
-        except BaseException as error:  # a forward may raise anything
-            self._fail(started.plan, error)
-            return
-        now = time.perf_counter()
-        self.meter.count_forward(started.plan, started.began, now, self.pool)
-        for sequence, pairs in groupby(zip(started.rows, rows, strict=True), key=lambda pair: pair[0].sequence):
+            samples = started.ticks.next()
+            if samples is None or (started.is_under_way and not self._still_waits(started)):
+                return False
+        except BaseException as error:
+            self._fail(started.plan, error, is_marked=not started.is_under_way)
+            return True
+        started.is_under_way = True
+        began, ended = started.end_tick()
+        self.meter.count_forward(started.plan, began, ended, self.pool)
+        pairs = zip(started.rows, started.own(samples), strict=True)
+        for sequence, own in groupby(pairs, key=lambda pair: pair[0].sequence):
             if sequence.finish_reason is None:  # else it was aborted meanwhile
-                self._take(sequence, list(pairs), now)
+                self._take(sequence, list(own), ended)
         num_tokens = sum(work.end - work.start for work in started.plan.work)
-        self.times.add(started.plan.model, num_tokens, time.perf_counter() - started.began)
-        if self._starts_ahead:
+        self.times.add(started.plan.model, num_tokens, ended - began)
+        if not started.ticks.is_over:
+            self._started = started
+        elif self._starts_ahead:
             self._started = self._start()
+        return True
+
+    def _still_waits(self, started: Started) -> bool:
+        """Leave out the sequences that want something else than what a launch has gone on to; whether any is left."""
+        try:
+            indices = self.scheduler.go_on(started.plan)
+        except SequenceError as fault:
+            self._give_up(fault)
+            indices = []
+        started.keep(indices)
+        return bool(indices)
+
+    def _give_up(self, fault: SequenceError) -> None:
+        """End the sequence that could not be planned for."""
+        log.error("a tick could not be planned", exc_info=fault)
+        self._retire(fault.sequence, end_with(fault.sequence, str(fault), time.perf_counter()))
 
     def _start(self) -> Started | None:
         """Begin a tick: plan it, copy pages, give the model's runner the batch. None if there is none, or it fails."""
@@ -101,8 +157,7 @@ class DecodingLoop:
         try:
             plan = self.scheduler.plan()
         except SequenceError as fault:
-            log.error("a tick could not be planned", exc_info=fault)
-            self._retire(fault.sequence, end_with(fault.sequence, str(fault), time.perf_counter()))
+            self._give_up(fault)
             return None
         if plan is None:
             return None
@@ -111,14 +166,16 @@ class DecodingLoop:
                 for each in self.runners:
                     each.kv.copy_page(copy.source, copy.target)
             batch = self._batches.of(plan)
-            return Started(plan, batch.rows, self.runners[plan.model].start(batch), began)
+            ticks = self.runners[plan.model].start(batch, plan.max_ticks)
+            return Started(plan, batch.rows, ticks, began, self.scheduler.num_changes)
         except BaseException as error:
             self._fail(plan, error)
             return None
 
-    def _fail(self, plan: Plan, error: BaseException) -> None:
+    def _fail(self, plan: Plan, error: BaseException, is_marked: bool = True) -> None:
         """Undo a plan that could not be run, and end what was in it; an interrupt ends nothing, and goes on."""
-        self.scheduler.undo(plan)
+        if is_marked:
+            self.scheduler.undo(plan)
         if not isinstance(error, Exception):
             raise error
         log.error("a forward of the %s model failed", plan.model, exc_info=error)

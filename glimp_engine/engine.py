@@ -34,6 +34,7 @@ from glimp_engine.routing import GlimpRouter, Model, RoutingParams, SmallOnly
 from glimp_engine.sampling import SamplingParams
 from glimp_engine.sequences import (
     Acceptance,
+    Launches,
     PagePool,
     Prompt,
     Proposing,
@@ -63,9 +64,9 @@ class Engine:
 
     With native ops (on a CPU) dtype `auto` keeps each matrix as it's stored; `quantization`, int8 or int4, rounds those
     of a checkpoint that isn't quantised, when it's loaded. `num_threads` is theirs, PyTorch's number by default.
-    With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`, and with `loop` device, or auto where
-    that was built, a model decodes on without the host. With `batch_invariant` a request's tokens don't depend on what
-    else is in the batch, which native ops promise anyway.
+    With Triton's ops (on a GPU) ticks are CUDA graphs, unless `enforce_eager`. With `loop` device, or auto where that
+    was built, a model decodes on without the host, on a CPU some ticks at a time. With `batch_invariant` a request's
+    tokens don't depend on what else is in the batch, which native ops promise anyway.
     `speculation` is auto, off, a spec as small+ngram:4, or a Speculation: who proposes tokens to the model that writes;
     none changes with it.
 
@@ -336,6 +337,8 @@ def make_loop(
     forward_bytes = tuple(runner.model.weight_bytes for runner in runners)
     times = TickTimes(forward_bytes)
     proposing = Proposing(speculation, times, Acceptance())
-    scheduler = Scheduler(pool, config.max_batch_size, config.max_batch_tokens, forward_bytes, proposing)
+    max_ticks = [runner.max_ticks for runner in runners]
+    launches = Launches(max_ticks, config.max_launch_seconds, times, proposing, pool)
+    scheduler = Scheduler(pool, config.max_batch_size, config.max_batch_tokens, forward_bytes, proposing, launches)
     starts_ahead = config.has_graphs
     return DecodingLoop(runners, pool, scheduler, meter, times, config.page_size, starts_ahead, delivery.emit)

@@ -11,7 +11,15 @@ import torch
 from glimp_engine.checkpoints import fingerprint, load_checkpoint, locate, open_checkpoint, reading
 from glimp_engine.config import EngineConfig
 from glimp_engine.errors import CapacityError, ConfigError
-from glimp_engine.execution import Ahead, CudaGraphs, Forward, GraphRunner, ModelRunner, PlainTicks, Recorder
+from glimp_engine.execution import (
+    CudaGraphs,
+    Forward,
+    GraphRunner,
+    ModelRunner,
+    NativeRunner,
+    PlainTicks,
+    Recorder,
+)
 from glimp_engine.kernels import Ops
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.models import Decoder, KVStore, NativeDecoder, num_pages_within, read_weights
@@ -197,13 +205,12 @@ def make_runners(
     config: EngineConfig,
     ops: Ops,
 ) -> list[ModelRunner]:
-    """A runner for each model; they share the recorder of their ticks and what runs ahead, as they share the device."""
+    """A runner for each model; they share the recorder of their ticks, as they share the device."""
     recorder: Recorder | None = None
     if config.has_graphs:
         recorder = CudaGraphs() if config.torch_device.type == "cuda" else PlainTicks()
-    ahead = Ahead() if config.runs_ahead else None
     return [
-        make_runner(loaded, voice, dictionary.unknown_to_other(which), memory, config, ops, recorder, ahead)
+        make_runner(loaded, voice, dictionary.unknown_to_other(which), memory, config, ops, recorder)
         for which, loaded, voice in zip(Model, models, voices, strict=False)
     ]
 
@@ -216,7 +223,6 @@ def make_runner(
     config: EngineConfig,
     ops: Ops,
     recorder: Recorder | None,
-    ahead: Ahead | None,
 ) -> ModelRunner:
     """The model with K/V tensors of its own and what it must not write; with a recorder its ticks are graphs."""
     model = loaded.model
@@ -224,7 +230,10 @@ def make_runner(
     kv = KVStore(model.config, num_pages, config.page_size, model.kv_layout, model.device, memory.max_model_len)
     token_class = torch.from_numpy(voice.boundaries.token_class).to(model.device)
     forbidden = torch.tensor(forbidden_ids, dtype=torch.int64, device=model.device)
-    if recorder is None:
-        return ModelRunner(model, ops, kv, token_class, forbidden)
-    max_pages = -(-memory.max_model_len // config.page_size)
-    return GraphRunner(model, ops, kv, token_class, forbidden, max_pages, recorder, voice.boundaries, ahead)
+    shared = ops, kv, token_class, forbidden
+    if recorder is not None:
+        max_pages = -(-memory.max_model_len // config.page_size)
+        return GraphRunner(model, *shared, max_pages, recorder, voice.boundaries, config.max_ticks)
+    if isinstance(model, NativeDecoder) and isinstance(ops, NativeOps) and config.runs_ahead:
+        return NativeRunner(model, ops, kv, token_class, forbidden, voice.boundaries, config.max_ticks)
+    return ModelRunner(model, *shared)

@@ -12,6 +12,7 @@ __all__ = [
     "CAttention",
     "CDecoder",
     "CLayer",
+    "CLoopState",
     "CSampling",
     "CWeight",
     "check_error",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 LIBRARY = Path(__file__).parent / "libglimp.so"
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 PATHS = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3, "avx512_vnni": 4}
 TYPES = {
@@ -123,6 +124,20 @@ class CDecoder(ctypes.Structure):
     ]
 
 
+class CLoopState(ctypes.Structure):
+    """glimp_loop_state."""
+
+    _fields_ = [
+        *((name, POINTER) for name in ("token_ids", "positions", "slots", "sample_positions", "kv_len", "page_table")),
+        *((name, SIZE) for name in ("max_pages", "page_size")),
+        *((name, POINTER) for name in ("token", "entropy", "logprob", "token_class", "next_state", "completes")),
+        *((name, SIZE) for name in ("num_states", "num_classes")),
+        *((name, POINTER) for name in ("state", "awaits_glimpse", "small_below", "ends_at_step", "min_logprob")),
+        *((name, POINTER) for name in ("control", "samples", "num_done", "is_over", "stop")),
+        ("most_ticks", SIZE),
+    ]
+
+
 WEIGHT, ATTENTION, KV = (ctypes.POINTER(struct) for struct in (CWeight, CAttention, CKV))
 SIGNATURES = {
     "glimp_cpu_create": [INT, INT, ctypes.POINTER(POINTER)],
@@ -142,6 +157,10 @@ SIGNATURES = {
     "glimp_forward": [
         *[POINTER, ctypes.POINTER(CDecoder), POINTER, ATTENTION, POINTER, SIZE, SIZE],
         *[KV, POINTER],
+    ],
+    "glimp_decode": [
+        *[POINTER, ctypes.POINTER(CDecoder), ATTENTION, POINTER, SIZE, KV, POINTER],
+        *[POINTER, SIZE, ctypes.POINTER(CSampling), POINTER, ctypes.POINTER(CLoopState)],
     ],
 }
 

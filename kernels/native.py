@@ -195,7 +195,7 @@ class NativeOps(ReferenceOps):
         check_error(self.library, "silu_mul", code)
         return out
 
-    def _sampling_of(self, params: Sampling, num_rows: int) -> CSampling:
+    def sampling_struct(self, params: Sampling, num_rows: int) -> CSampling:
         """`sampling_of`; of the same parameters as last time, which a decoding engine gives again, what it was."""
         if self._sampling is None or self._sampling[0] is not params or self._sampling[1] != num_rows:
             self._sampling = (params, num_rows, sampling_of(params, num_rows))
@@ -219,7 +219,7 @@ class NativeOps(ReferenceOps):
             num_rows,
             vocab_size,
             max(logits.stride(0), vocab_size),
-            self._sampling_of(params, num_rows),
+            self.sampling_struct(params, num_rows),
             expect("token_class", token_class, (vocab_size,), torch.uint8).data_ptr(),
             *(out.data_ptr() for out in (samples.token, samples.entropy, samples.logprob, samples.token_class)),
         )

@@ -15,38 +15,15 @@ namespace {
 
 constexpr int kMaxRows = 1024;
 
-enum Control { kNumRows = 0, kMaxTicks = 1, kNumTicks = 2 };
-
-// The row's samples go to the host and its inputs become the next token's; whether the host must decide what follows.
-__device__ bool advance_row(const glimp_loop_state &s, int row, int num_capacity, int tick) {
-    const int64_t token = s.token[row];
-    const float entropy = s.entropy[row];
-    const int token_class = s.token_class[row];
-    s.samples[static_cast<int64_t>(tick) * num_capacity + row] = {token, entropy, s.logprob[row], token_class, 0};
-    s.token_ids[row] = token;
-    s.positions[row] += 1;
-    s.slots[row] += 1;
-    s.sample_positions[row] += 1;
-    s.kv_len[row] += 1;
-    const bool is_unsure = s.awaits_glimpse[row] && !(entropy < s.small_below[row]);
-    const int at = s.state[row] * s.num_classes + token_class;
-    const int completes = s.completes[at];
-    s.state[row] = s.next_state[at];
-    s.awaits_glimpse[row] = completes == GLIMP_BLANK_LINE;
-    const bool is_step_end = completes == GLIMP_BLANK_LINE && s.ends_at_step[row];
-    const bool is_unlikely = s.logprob[row] < s.min_logprob[row];
-    return is_unsure || is_step_end || is_unlikely || completes > GLIMP_BLANK_LINE || entropy != entropy;
-}
-
 __global__ void advance_kernel(glimp_loop_state s, int num_capacity, cudaGraphConditionalHandle handle) {
-    const int row = static_cast<int>(threadIdx.x), tick = s.control[kNumTicks];
-    const bool must_stop = row < s.control[kNumRows] && advance_row(s, row, num_capacity, tick);
+    const int row = static_cast<int>(threadIdx.x), tick = s.control[GLIMP_NUM_TICKS];
+    const bool must_stop = row < s.control[GLIMP_NUM_ROWS] && glimp_advance_row(&s, row, num_capacity, tick);
     __threadfence_system();  // the samples are there before their number is
     const bool any_must_stop = __syncthreads_or(must_stop);
     if (row > 0) return;
-    const bool goes_on = !any_must_stop && tick + 1 < s.control[kMaxTicks] &&
+    const bool goes_on = !any_must_stop && tick + 1 < s.control[GLIMP_MAX_TICKS] &&
                          *static_cast<const volatile int32_t *>(s.stop) == 0;
-    s.control[kNumTicks] = tick + 1;
+    s.control[GLIMP_NUM_TICKS] = tick + 1;
     if (!goes_on) *static_cast<volatile int32_t *>(s.is_over) = 1;
     __threadfence_system();
     *static_cast<volatile int32_t *>(s.num_done) = tick + 1;

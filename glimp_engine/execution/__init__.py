@@ -5,16 +5,17 @@ It may import `models`, `sequences` and what lies below.
 
 from glimp_engine.execution.batches import Batches
 from glimp_engine.execution.graphs import CudaGraphs, GraphRunner, PlainTicks, Recorder
-from glimp_engine.execution.run_ahead import Ahead
-from glimp_engine.execution.runner import Forward, ModelRunner
+from glimp_engine.execution.native_runner import NativeRunner
+from glimp_engine.execution.runner import Forward, ModelRunner, Ticks
 
 __all__ = [
-    "Ahead",
     "Batches",
     "CudaGraphs",
     "Forward",
     "GraphRunner",
     "ModelRunner",
+    "NativeRunner",
     "PlainTicks",
     "Recorder",
+    "Ticks",
 ]

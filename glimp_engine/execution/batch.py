@@ -13,6 +13,8 @@ from glimp_engine.sequences import Plan, Row, Work, rows_of
 
 __all__ = ["Batch", "SamplingColumns", "build_batch"]
 
+SPARE_PAGES = 8  # a page table is as wide as a multiple of these, so that it needn't be made anew for each page
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,12 +26,18 @@ class Batch:
     logit_rows: Tensor  # [R] int64, of [T]
     sampling: Sampling
     num_top_logprobs: list[int]  # that each row asks for
+    is_lasting: bool  # whether its sampling goes on as it is, but for positions
 
     @property
     def is_plain(self) -> bool:
         """Whether each row is sampled by numbers alone: a graph has no place for lists, nor for what else is asked."""
         has_lists = len(self.sampling.seen_ids) or len(self.sampling.bias_ids)
         return not has_lists and not any(self.num_top_logprobs)
+
+    @property
+    def can_run_ahead(self) -> bool:
+        """Whether its rows can decode on with what it says of them, as far as their sampling is concerned."""
+        return self.is_lasting and not any(self.num_top_logprobs)
 
     @property
     def num_logits(self) -> int | None:
@@ -92,6 +100,7 @@ def build_batch(plan: Plan, page_size: int, sampling: SamplingColumns) -> Batch:
         logit_rows=column(logit_rows, np.int64),
         sampling=sampling.of(rows, plan.model),
         num_top_logprobs=[row.num_top_logprobs for row in rows],
+        is_lasting=sampling.is_lasting,
     )
 
 
@@ -101,9 +110,9 @@ def column(values: list[int] | list[float], dtype: type[np.generic]) -> Tensor:
 
 
 def build_attention(work: list[Work], page_size: int) -> Attention:
-    """Positions, slots and page tables of the new tokens."""
-    tables = [w.sequence.stream.table.pages[: -(-w.end // page_size)] for w in work]
-    widest = max(len(pages) for pages in tables)
+    """Positions and slots of the new tokens, and all pages that are held, as decoding may go on onto them."""
+    tables = [w.sequence.stream.table.pages for w in work]
+    widest = -(-max(len(pages) for pages in tables) // SPARE_PAGES) * SPARE_PAGES
     new_positions = [position for w in work for position in range(w.start, w.end)]
     slots = [
         pages[position // page_size] * page_size + position % page_size

@@ -5,7 +5,6 @@ samples back; the host fills in the batch, launches the graph and waits for its 
 besides (`run_ahead`).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from glimp_engine.execution.batch import Batch
-from glimp_engine.execution.run_ahead import Ahead, Body, CudaLoop, DecodeLoop, Launch, PlainLoop
-from glimp_engine.execution.runner import Forward, ModelRunner
+from glimp_engine.execution.run_ahead import Body, CudaLoop, DecodeLoop, Launch, PlainLoop, loop_inputs
+from glimp_engine.execution.runner import Forward, ModelRunner, OneTick, Ticks
 from glimp_engine.execution.static_batch import Bucket, StaticBatch, bucket_of
 from glimp_engine.kernels import Ops, Samples, Sampling
 from glimp_engine.models import KVStore
@@ -30,7 +29,7 @@ class Recorder(Protocol):
     def capture(self, body: Body) -> Body:
         """What runs it once."""
 
-    def make_launch(self, loop: DecodeLoop, body: Body) -> Launch:
+    def make_launch(self, loop: DecodeLoop, inputs: StaticBatch, page_size: int, body: Body) -> Launch:
         """What runs it in a loop."""
 
 
@@ -43,8 +42,8 @@ class CudaGraphs:
     def capture(self, body: Body) -> Body:
         return record(body, self._pool).replay
 
-    def make_launch(self, loop: DecodeLoop, body: Body) -> Launch:
-        return CudaLoop(loop, record(body, self._pool))
+    def make_launch(self, loop: DecodeLoop, inputs: StaticBatch, page_size: int, body: Body) -> Launch:
+        return CudaLoop(loop, inputs, page_size, record(body, self._pool)).launch
 
 
 class PlainTicks:
@@ -53,8 +52,8 @@ class PlainTicks:
     def capture(self, body: Body) -> Body:
         return body
 
-    def make_launch(self, loop: DecodeLoop, body: Body) -> Launch:
-        return PlainLoop(loop, body)
+    def make_launch(self, loop: DecodeLoop, inputs: StaticBatch, page_size: int, body: Body) -> Launch:
+        return PlainLoop(loop, inputs, page_size, body).launch
 
 
 def record(body: Body, pool: Any) -> torch.cuda.CUDAGraph:
@@ -103,8 +102,30 @@ class Tick:
         self._floats.copy_(torch.stack([samples.entropy, samples.logprob]), non_blocking=True)
 
 
+class Loop:
+    """One bucket's decoding loop."""
+
+    def __init__(self, runner: "GraphRunner", bucket: Bucket) -> None:
+        self.ticks = DecodeLoop(bucket.num_sequences, runner.boundaries, runner.max_ticks, runner.model.device)
+        self._inputs = runner.make_inputs(bucket)
+        self._runner, self._sampling = runner, self._inputs.sampling()
+        self._launch = runner.recorder.make_launch(self.ticks, self._inputs, runner.kv.page_size, self._body)
+
+    def start(self, batch: Batch, max_ticks: int) -> DecodeLoop:
+        """Launch it with the batch as its first tick."""
+        self.ticks.finish()  # what runs reads the inputs
+        self._inputs.fill(batch, loop_inputs(batch.rows, max_ticks))
+        self.ticks.begin(len(batch.rows), self._launch)
+        return self.ticks
+
+    def _body(self) -> None:
+        samples = self._runner.forward_and_sample(self._inputs, self._sampling)
+        for name in ("token", "entropy", "logprob", "token_class"):
+            getattr(self.ticks, name).copy_(getattr(samples, name))
+
+
 class GraphRunner(ModelRunner):
-    """A runner that replays one graph a tick, or, given `ahead`, lets decoding run ahead.
+    """A runner that replays one graph a tick, or lets decoding run ahead.
 
     Batches with biases, penalties or top log-probabilities run without a graph, as do those in which forks are born.
     """
@@ -119,40 +140,32 @@ class GraphRunner(ModelRunner):
         max_pages: int,
         recorder: Recorder,
         boundaries: BoundaryTable,
-        ahead: Ahead | None,
+        max_ticks: int,
     ) -> None:
-        """kv has a page more than the page pool knows of: the padding's. max_pages is the longest page table."""
-        super().__init__(model, ops, kv, token_class, forbidden_ids)
-        self.recorder = recorder
-        self._max_pages = max_pages
-        self._boundaries = boundaries
-        self._ahead = ahead
-        self._ticks: dict[Bucket, Tick] = {}
-        self._loops: dict[Bucket, tuple[DecodeLoop, Launch]] = {}
+        """kv has a page more than the page pool knows of: the padding's. max_pages is the longest page table.
 
-    def run(self, batch: Batch) -> list[SampledToken]:
-        """As ModelRunner.run; a bucket's first batch takes as long as recording it."""
-        return self.start(batch)()
+        max_ticks: of a launch; with 1 no decoding runs ahead.
+        """
+        super().__init__(model, ops, kv, token_class, forbidden_ids)
+        self.recorder, self.boundaries, self.max_ticks = recorder, boundaries, max_ticks
+        self._max_pages = max_pages
+        self._ticks: dict[Bucket, Tick] = {}
+        self._loops: dict[Bucket, Loop] = {}
 
     @torch.inference_mode()
-    def start(self, batch: Batch) -> Callable[[], list[SampledToken]]:
-        """As ModelRunner.start: the batch is launched, unless a loop is at it already."""
-        ahead = self._ahead
-        if ahead is not None and ahead.is_at(batch, {id(loop) for loop, _ in self._loops.values()}):
-            return partial(self._finish_ahead, ahead, batch)
+    def start(self, batch: Batch, max_ticks: int) -> Ticks:
+        """As ModelRunner.start; a bucket's first batch takes as long as recording it."""
         bucket = bucket_of(len(batch.token_ids), len(batch.attention.kv_len), len(batch.rows))
         if not batch.is_plain or bucket.num_rows > bucket.num_tokens:
-            return partial(super().run, batch)
-        if ahead is not None and len(batch.token_ids) == len(batch.attention.kv_len) == len(batch.rows):
+            return OneTick(partial(self.run, batch))
+        if max_ticks > 1 and batch.can_run_ahead:
             if bucket not in self._loops:
-                self._loops[bucket] = self._make_loop(bucket)
-            loop, launch = self._loops[bucket]
-            ahead.begin(loop, launch, batch, self.kv.page_size, len(self.kv.cos_sin))
-            return partial(self._finish_ahead, ahead, batch)
+                self._loops[bucket] = Loop(self, bucket)
+            return self._loops[bucket].start(batch, max_ticks)
         if bucket not in self._ticks:
             self._ticks[bucket] = Tick(self, bucket)
         self._ticks[bucket].start(batch)
-        return partial(self._ticks[bucket].finish, batch)
+        return OneTick(partial(self._ticks[bucket].finish, batch))
 
     def make_inputs(self, bucket: Bucket) -> StaticBatch:
         """The bucket's inputs, with nothing in them."""
@@ -163,19 +176,3 @@ class GraphRunner(ModelRunner):
         """What a graph records."""
         logits = self.model.forward(inputs.token_ids, inputs.attention, inputs.logit_rows, self.kv)
         return self.sample(logits, sampling)
-
-    @torch.inference_mode()
-    def _finish_ahead(self, ahead: Ahead, batch: Batch) -> list[SampledToken]:
-        samples = ahead.finish(batch)
-        return self.run(batch) if samples is None else samples  # None: the loop ended before this tick
-
-    def _make_loop(self, bucket: Bucket) -> tuple[DecodeLoop, Launch]:
-        inputs = self.make_inputs(bucket)
-        loop, sampling = DecodeLoop(inputs, self._boundaries, self.kv.page_size, self.model.device), inputs.sampling()
-
-        def body() -> None:
-            samples = self.forward_and_sample(inputs, sampling)
-            for name in ("token", "entropy", "logprob", "token_class"):
-                getattr(loop, name).copy_(getattr(samples, name))
-
-        return loop, self.recorder.make_launch(loop, body)

@@ -1,15 +1,16 @@
 """Decoding that runs ahead of the host: a launch goes on with its own tokens until something has to be decided.
 
-The host takes the ticks one by one, and asks for each with the batch that it would have run. As long as that's what
-the loop has run, with the tokens it has drawn itself, the samples are there already, or will be in a moment; else the
-loop is stopped, and what it did too much is forgotten: K/V beyond a sequence's tokens counts for nothing.
+The host takes the ticks one by one, as if it had run each: it tells every sequence what was drawn for it. One that goes
+another way, as a stop string has come, leaves the launch, and what was run for it too much is forgotten: K/V beyond a
+sequence's tokens counts for nothing. The others' draws hold, as no row depends on another.
 
-A loop ends by itself at the end of a page, at an end token, and where a glimpse is not below the entropy that settles
-it: there the router, on the host, has the word; and where it has proposed as many tokens as are wanted, or one that is
-too unlikely for another behind it. On a GPU the loop is csrc/cuda/step_loop.cu; `PlainLoop` is the same
-program on the host.
+A loop ends by itself at an end token, and where a glimpse is not below the entropy that settles it: there the router,
+on the host, has the word; and where it has proposed as many tokens as are wanted, or one that is too unlikely for
+another behind it. On a CPU the loop is csrc/cpu/loop.cpp, on a GPU csrc/cuda/step_loop.cu, and both follow the rule of
+csrc/glimp_loop.h; `PlainLoop` is the same program in Python.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -18,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glimp_engine.execution.batch import Batch
-from glimp_engine.execution.static_batch import StaticBatch
+from glimp_engine.execution.static_batch import LOOP_FIELDS, StaticBatch
+from glimp_engine.kernels.abi import CLoopState
 from glimp_engine.routing import Model
-from glimp_engine.sequences import Row, SampledToken, Use
+from glimp_engine.sequences import Row, SampledToken, Sequence, Use
 from glimp_engine.text import Boundary, BoundaryTable
 
-__all__ = ["Ahead", "Body", "CudaLoop", "DecodeLoop", "Launch", "PlainLoop"]
+__all__ = ["Body", "CudaLoop", "DecodeLoop", "Launch", "PlainLoop", "Running", "loop_inputs", "loop_state"]
 
 Body = Callable[[], None]  # all that the device does in a tick
 
@@ -32,11 +33,8 @@ SAMPLE = np.dtype([("token", "<i8"), ("entropy", "<f4"), ("logprob", "<f4"), ("t
 NUM_DONE, IS_OVER, STOP = range(3)  # of `flags`
 
 
-class Launch(Protocol):
-    """What runs a DecodeLoop's ticks."""
-
-    def start(self) -> None:
-        """Begin with the inputs as they are; come back at once."""
+class Running(Protocol):
+    """A launch that goes on beside the host."""
 
     def wait(self, tick: int) -> bool:
         """Whether that tick's samples are there; False if the loop has ended before it."""
@@ -45,75 +43,68 @@ class Launch(Protocol):
         """Come back when nothing is running any more."""
 
 
-class DecodeLoop:
-    """One bucket's decoding ticks: inputs, samples, and how far host and device have come."""
+Launch = Callable[[], Running | None]  # begins with the inputs as they are; what goes on then, None if it's over
 
-    def __init__(self, inputs: StaticBatch, boundaries: BoundaryTable, max_ticks: int, device: torch.device) -> None:
-        """max_ticks of one launch: no more than a page holds, as a launch knows no page but each row's last."""
-        self.inputs, self.max_ticks = inputs, max_ticks
-        num_rows, is_cuda = inputs.bucket.num_sequences, device.type == "cuda"
+
+class DecodeLoop:
+    """The ticks of one launch at a time: samples, the boundary automaton, and how far host and device have come."""
+
+    def __init__(self, num_rows: int, boundaries: BoundaryTable, max_ticks: int, device: torch.device) -> None:
+        """num_rows: that there is room for; max_ticks: of a launch."""
+        is_cuda = device.type == "cuda"
         self.token = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.entropy, self.logprob = (torch.zeros(num_rows, dtype=torch.float32, device=device) for _ in range(2))
         self.token_class = torch.zeros(num_rows, dtype=torch.uint8, device=device)
         self.next_state = torch.tensor(boundaries.next_state, dtype=torch.uint8, device=device)
         self.completes = torch.tensor(boundaries.completes, dtype=torch.uint8, device=device)
-        size = max_ticks * num_rows * SAMPLE.itemsize
-        self.samples = torch.zeros(size, dtype=torch.uint8, pin_memory=is_cuda)
+        self.samples = torch.zeros(max_ticks * num_rows * SAMPLE.itemsize, dtype=torch.uint8, pin_memory=is_cuda)
         self.flags = torch.zeros(3, dtype=torch.int32, pin_memory=is_cuda)
         self.flag_values = self.flags.numpy()
-        self._sample_values = self.samples.numpy().view(SAMPLE).reshape(max_ticks, num_rows)
-        self._rows: list[Row] = []
-        self._next_tick = 0
+        self.sample_values = self.samples.numpy().view(SAMPLE).reshape(max_ticks, num_rows)
+        self._num_rows, self._next_tick = 0, 0
+        self._running: Running | None = None
 
-    def begin(self, batch: Batch, page_size: int, max_positions: int, launch: Launch) -> None:
-        """Launch, with this batch as the first tick."""
-        positions = batch.attention.positions
-        room = torch.minimum(page_size - positions % page_size, max_positions - positions)
-        self._rows, self._next_tick = batch.rows, 0
-        self._first = (positions.clone(), batch.attention.slots.clone())
+    def begin(self, num_rows: int, launch: Launch) -> None:
+        """Launch so many rows; what was launched before must be over."""
+        self._num_rows, self._next_tick = num_rows, 0
         self.flag_values[:] = 0
-        num_wanted = min((row.sequence.proposals.wanted.num_tokens for row in batch.rows), default=self.max_ticks)
-        self.inputs.fill(batch, loop_inputs(batch.rows, max(min(int(room.min()), self.max_ticks, num_wanted), 1)))
-        self._launch = launch
-        launch.start()
+        self._running = launch()
 
-    def is_at(self, batch: Batch) -> bool:
-        """Whether the batch is the next tick of a launch that goes on: the same rows, each with the token it drew."""
-        tick = self._next_tick
-        if batch.rows != self._rows or tick >= self.max_ticks or len(batch.token_ids) != len(self._rows):
-            return False
-        if not batch.is_plain:  # a word may have come to the place where its last token is banned
-            return False
-        if self.flag_values[IS_OVER] and self.flag_values[NUM_DONE] <= tick:
-            return False
-        positions, slots = self._first
-        drawn = self._sample_values["token"][tick - 1, : len(batch.rows)]
-        return (
-            batch.token_ids.tolist() == drawn.tolist()
-            and torch.equal(batch.attention.positions, positions + tick)
-            and torch.equal(batch.attention.slots, slots + tick)
-        )
+    @property
+    def is_over(self) -> bool:
+        """Whether `next` has nothing more to give, as far as is known."""
+        return bool(self.flag_values[IS_OVER]) and self.num_done <= self._next_tick
 
-    def finish(self, batch: Batch) -> list[SampledToken] | None:
-        """The samples of the next tick, which is the batch's; None if the loop has ended before it."""
+    @property
+    def num_done(self) -> int:
+        """How many ticks' samples are there."""
+        return int(self.flag_values[NUM_DONE])
+
+    def next(self) -> list[SampledToken] | None:
+        """The next tick's samples, once they are there; None if the loop has ended before it."""
         tick = self._next_tick
-        if not self._launch.wait(tick):
+        if self.num_done <= tick and (self._running is None or not self._running.wait(tick)):
             return None
         self._next_tick += 1
-        samples = self._sample_values[tick, : len(batch.rows)].tolist()
+        rows = self.sample_values[tick, : self._num_rows].tolist()
         return [
-            SampledToken(token, entropy, logprob, token_class, [])
-            for token, entropy, logprob, token_class, _ in samples
+            SampledToken(token, entropy, logprob, token_class, []) for token, entropy, logprob, token_class, _ in rows
         ]
 
     def stop(self) -> None:
-        """End the loop; nothing runs any more when this comes back."""
+        """Begin no further tick; those that are done can still be taken."""
         self.flag_values[STOP] = 1
-        self._launch.finish()
+
+    def finish(self) -> None:
+        """End it; nothing runs any more when this comes back."""
+        self.stop()
+        if self._running is not None:
+            self._running.finish()
+            self._running = None
 
     def __del__(self) -> None:
-        if hasattr(self, "_launch"):
-            self.stop()  # what runs writes into memory that is about to go
+        if hasattr(self, "_running"):
+            self.finish()  # what runs writes into memory that is about to go
 
 
 def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
@@ -123,44 +114,73 @@ def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
         "state": torch.tensor([s.transcript.boundary_state for s in sequences], dtype=torch.int32),
         "awaits_glimpse": torch.tensor([s.awaited.use is Use.GLIMPSE for s in sequences], dtype=torch.int32),
         "small_below": torch.tensor([s.small_below for s in sequences], dtype=torch.float32),
-        "ends_at_step": torch.tensor(
-            [s.model is Model.LARGE and s.is_glimpsed_next for s in sequences], dtype=torch.int32
+        "ends_at_step": torch.tensor([ends_at_step(s) for s in sequences], dtype=torch.int32),
+        "min_logprob": torch.tensor(
+            [s.proposals.wanted.min_logprob if s.awaited.use is Use.PROPOSAL else -math.inf for s in sequences],
+            dtype=torch.float32,
         ),
-        "min_logprob": torch.tensor([s.proposals.wanted.min_logprob for s in sequences], dtype=torch.float32),
         "control": torch.tensor([len(rows), max_ticks, 0], dtype=torch.int32),
     }
 
 
+def ends_at_step(sequence: Sequence) -> bool:
+    """Whether more is asked at the open step's end than the entropy of a glimpse can say."""
+    request = sequence.request
+    return sequence.is_glimpsed_next and (
+        sequence.model is Model.LARGE or request.needs.reviews or request.looks_at_top
+    )
+
+
+def loop_state(loop: DecodeLoop, inputs: dict[str, Tensor], page_size: int) -> CLoopState:
+    """The addresses of the loop and of its inputs, by their names; both must outlive it."""
+    tensors = {
+        **{name: getattr(loop, name) for name in ("token", "entropy", "logprob", "token_class")},
+        **{name: getattr(loop, name) for name in ("next_state", "completes", "samples")},
+        **{name: inputs[name] for name in ("token_ids", "positions", "slots", "kv_len", "page_table", *LOOP_FIELDS)},
+        "control": inputs["control"],
+        "sample_positions": inputs["position"],
+        "num_done": loop.flags[NUM_DONE:],
+        "is_over": loop.flags[IS_OVER:],
+        "stop": loop.flags[STOP:],
+    }
+    num_states, num_classes = loop.completes.shape
+    sizes = {
+        "max_pages": inputs["page_table"].shape[1],
+        "page_size": page_size,
+        "num_states": num_states,
+        "num_classes": num_classes,
+        "most_ticks": len(loop.sample_values),
+    }
+    return CLoopState(**{name: tensor.data_ptr() for name, tensor in tensors.items()}, **sizes)
+
+
 class PlainLoop:
-    """The loop on the host, run to its end when it's started: as far ahead as a device could ever be."""
+    """The loop in Python, run to its end when it's started: as far ahead as a device could ever be."""
 
-    def __init__(self, loop: DecodeLoop, body: Body) -> None:
-        self._loop, self._body = loop, body
+    def __init__(self, loop: DecodeLoop, inputs: StaticBatch, page_size: int, body: Body) -> None:
+        self._loop, self._inputs, self._page_size, self._body = loop, inputs, page_size, body
 
-    def start(self) -> None:
-        self._loop.inputs.copy_to_device()
+    def launch(self) -> None:
+        self._inputs.copy_to_device()
         while not self._loop.flag_values[IS_OVER]:
             self._body()
             self._advance()
 
-    def wait(self, tick: int) -> bool:
-        return bool(self._loop.flag_values[NUM_DONE] > tick)
-
-    def finish(self) -> None:
-        pass
-
     def _advance(self) -> None:
-        """As advance_kernel of step_loop.cu."""
-        loop, inputs = self._loop, self._loop.inputs.device
+        """As glimp_advance_row of glimp_loop.h, for all rows."""
+        loop, inputs, size = self._loop, self._inputs.device, self._page_size
         num_rows, max_ticks, tick = inputs["control"].tolist()
         must_stop = False
         for row in range(num_rows):
             token, entropy = int(loop.token[row]), float(loop.entropy[row])
             token_class = int(loop.token_class[row])
-            loop._sample_values[tick, row] = (token, entropy, float(loop.logprob[row]), token_class, 0)
+            loop.sample_values[tick, row] = (token, entropy, float(loop.logprob[row]), token_class, 0)
             inputs["token_ids"][row] = token
-            for name in ("positions", "slots", "position", "kv_len"):
+            for name in ("positions", "position", "kv_len"):
                 inputs[name][row] += 1
+            page, offset = divmod(int(inputs["positions"][row]), size)
+            if page < inputs["page_table"].shape[1]:
+                inputs["slots"][row] = inputs["page_table"][row, page] * size + offset
             is_unsure = bool(inputs["awaits_glimpse"][row]) and not entropy < float(inputs["small_below"][row])
             state = int(inputs["state"][row])
             completes = int(loop.completes[state, token_class])
@@ -178,71 +198,26 @@ class PlainLoop:
 class CudaLoop:
     """The loop on the GPU: the recorded tick inside a conditional graph."""
 
-    def __init__(self, loop: DecodeLoop, tick: torch.cuda.CUDAGraph) -> None:
-        from glimp_engine.kernels.gpu.step_loop import LoopState, StepLoop
+    def __init__(self, loop: DecodeLoop, inputs: StaticBatch, page_size: int, tick: torch.cuda.CUDAGraph) -> None:
+        from glimp_engine.kernels.gpu.step_loop import StepLoop
 
-        self._loop, self._tick = loop, tick
-        inputs = loop.inputs.device
-        state = LoopState.of(
-            num_classes=loop.completes.shape[1],
-            sample_positions=inputs["position"],
-            **{name: inputs[name] for name in ("token_ids", "positions", "slots", "kv_len", "state", "control")},
-            **{name: inputs[name] for name in ("awaits_glimpse", "small_below", "ends_at_step", "min_logprob")},
-            **{name: getattr(loop, name) for name in ("token", "entropy", "logprob", "token_class", "samples")},
-            next_state=loop.next_state,
-            completes=loop.completes,
-            num_done=loop.flags[NUM_DONE:],
-            is_over=loop.flags[IS_OVER:],
-            stop=loop.flags[STOP:],
-        )
-        self._step_loop = StepLoop(tick.raw_cuda_graph(), state, loop.inputs.bucket.num_sequences)
+        self._loop, self._inputs, self._tick = loop, inputs, tick
+        state = loop_state(loop, inputs.device, page_size)
+        self._step_loop = StepLoop(tick.raw_cuda_graph(), state, inputs.bucket.num_sequences)
 
-    def start(self) -> None:
-        self._loop.inputs.copy_to_device()
+    def launch(self) -> Running:
+        self._inputs.copy_to_device()
         self._step_loop.launch(torch.cuda.current_stream().cuda_stream)
+        return self
 
     def wait(self, tick: int) -> bool:
-        flags, stream = self._loop.flag_values, torch.cuda.current_stream()
-        while flags[NUM_DONE] <= tick:
-            if flags[IS_OVER] or stream.query():  # which also raises what has gone wrong there
+        loop, stream = self._loop, torch.cuda.current_stream()
+        while loop.num_done <= tick:
+            if loop.flag_values[IS_OVER] or stream.query():  # which also raises what has gone wrong there
                 self.finish()  # the last number is written after the flag
-                return bool(flags[NUM_DONE] > tick)
+                return loop.num_done > tick
             time.sleep(0)
         return True
 
     def finish(self) -> None:
         torch.cuda.current_stream().synchronize()
-
-
-class Ahead:
-    """The one launch that may be running; both models' runners share it, as they share the GPU."""
-
-    def __init__(self) -> None:
-        self._loop: DecodeLoop | None = None
-
-    def is_at(self, batch: Batch, own_loops: set[int]) -> bool:
-        """Whether one of the runner's own loops runs this batch; whatever runs otherwise is stopped."""
-        if self._loop is None:
-            return False
-        if id(self._loop) in own_loops and self._loop.is_at(batch):
-            return True
-        self._stop()
-        return False
-
-    def begin(self, loop: DecodeLoop, launch: Launch, batch: Batch, page_size: int, max_positions: int) -> None:
-        """Launch a loop with this batch; nothing else may be running."""
-        loop.begin(batch, page_size, max_positions, launch)
-        self._loop = loop
-
-    def finish(self, batch: Batch) -> list[SampledToken] | None:
-        """The samples of the batch that the loop is at; None if the loop has ended before it."""
-        assert self._loop is not None
-        samples = self._loop.finish(batch)
-        if samples is None:
-            self._stop()
-        return samples
-
-    def _stop(self) -> None:
-        assert self._loop is not None
-        self._loop.stop()
-        self._loop = None

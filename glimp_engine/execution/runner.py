@@ -13,7 +13,7 @@ from glimp_engine.kernels import Attention, Ops, Samples, Sampling
 from glimp_engine.models import KVLayout, KVStore
 from glimp_engine.sequences import SampledToken
 
-__all__ = ["Forward", "ModelRunner"]
+__all__ = ["Forward", "ModelRunner", "OneTick", "Ticks"]
 
 ROWS_AT_ONCE = 32  # of a prompt's log-probabilities: an ordered row takes three times the memory of its logits
 
@@ -36,8 +36,47 @@ class Forward(Protocol):
         """
 
 
+class Ticks(Protocol):
+    """What a runner has been told to run: a batch's tick, and maybe those that its rows go on to by themselves."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `next` has nothing more to give, as far as is known."""
+
+    @property
+    def num_done(self) -> int:
+        """How many ticks are done."""
+
+    def next(self) -> list[SampledToken] | None:
+        """The next tick's samples, once they are there, one for each logit row; None if there is no further tick."""
+
+    def stop(self) -> None:
+        """Begin no further tick; those that are done can still be taken."""
+
+
+class OneTick:
+    """The batch's tick alone."""
+
+    def __init__(self, finish: Callable[[], list[SampledToken]]) -> None:
+        """finish: waits for the samples."""
+        self._finish = finish
+        self.is_over = False
+        self.num_done = 0
+
+    def next(self) -> list[SampledToken] | None:
+        if self.is_over:
+            return None
+        samples, self.is_over = self._finish(), True
+        return samples
+
+    def stop(self) -> None:
+        pass
+
+
 class ModelRunner:
     """A model with its K/V store and its table of boundary classes."""
+
+    max_ticks = 1  # that `start` may be asked for
 
     def __init__(self, model: Forward, ops: Ops, kv: KVStore, token_class: Tensor, forbidden_ids: Tensor) -> None:
         self.model = model
@@ -60,9 +99,9 @@ class ModelRunner:
         columns = (samples.token, samples.entropy, samples.logprob, samples.token_class)
         return [SampledToken(*row) for row in zip(*(column.tolist() for column in columns), top, strict=True)]
 
-    def start(self, batch: Batch) -> Callable[[], list[SampledToken]]:
-        """Begin what `run` does, as far as the device does it alone; the result waits for it and gives the samples."""
-        return partial(self.run, batch)
+    def start(self, batch: Batch, max_ticks: int) -> Ticks:
+        """Begin what `run` does, as far as the device does it alone, and at most max_ticks ticks of it."""
+        return OneTick(partial(self.run, batch))
 
     def _top_logprobs(self, logits: Tensor, nums_asked: list[int]) -> list[list[tuple[int, float]]]:
         """(token id, log-probability), descending, as many as each row asks for."""

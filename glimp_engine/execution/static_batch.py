@@ -9,7 +9,7 @@ from torch import Tensor
 from glimp_engine.execution.batch import Batch
 from glimp_engine.kernels import Attention, Sampling
 
-__all__ = ["Bucket", "StaticBatch", "bucket_of"]
+__all__ = ["LOOP_FIELDS", "Bucket", "StaticBatch", "bucket_of"]
 
 ALIGNMENT = 16  # bytes; a kernel that is compiled for aligned addresses needs as much
 MIN_TOKENS = 16  # of a bucket with more tokens than sequences
@@ -70,7 +70,8 @@ class StaticBatch:
             if target is None:
                 continue
             if name == "page_table":
-                target[: len(source), : source.shape[1]] = source
+                width = min(source.shape[1], target.shape[1])
+                target[: len(source), :width] = source[:, :width]
             else:
                 target[: len(source)] = source
                 target[len(source) :] = padding.get(name, 0)

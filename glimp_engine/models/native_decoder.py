@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from glimp_engine.checkpoints import FREQ_FACTORS, ModelConfig
-from glimp_engine.kernels import Attention
-from glimp_engine.kernels.abi import CAttention, CDecoder, CLayer, CWeight, check_error
+from glimp_engine.kernels import Attention, Sampling
+from glimp_engine.kernels.abi import CAttention, CDecoder, CLayer, CLoopState, CWeight, check_error
 from glimp_engine.kernels.native import NativeOps
 from glimp_engine.models.kv_store import KVLayout, KVStore
 from glimp_engine.models.native_weights import NativeWeight, NativeWeights
@@ -79,25 +79,12 @@ class NativeDecoder:
         Raises: ValueError, in the library's words, on an id, a slot or a row that isn't there.
         """
         num_rows = len(logit_rows)
-        num_logits = min(num_logits or self.config.vocab_size, self.config.vocab_size)
-        if num_rows > len(self._logits):
-            self._logits = torch.empty(num_rows, self.config.vocab_size)
-        attention = CAttention(
-            len(token_ids),
-            len(batch.kv_len),
-            batch.page_table.shape[1],
-            batch.positions.data_ptr(),
-            batch.slots.data_ptr(),
-            batch.query_start.data_ptr(),
-            batch.page_table.data_ptr(),
-            batch.kv_len.data_ptr(),
-        )
-        self._struct.num_positions, self._struct.cos_sin = len(kv.cos_sin), kv.cos_sin.data_ptr()
+        num_logits = self._make_room(num_rows, num_logits, kv)
         error = self.ops.library.glimp_forward(
             self.ops.cpu,
             self._struct,
             token_ids.data_ptr(),
-            attention,
+            attention_struct(batch),
             logit_rows.data_ptr(),
             num_rows,
             num_logits,
@@ -106,6 +93,55 @@ class NativeDecoder:
         )
         check_error(self.ops.library, "forward", error)
         return self._logits.view(-1)[: num_rows * num_logits].view(num_rows, num_logits)
+
+    def decode(
+        self,
+        batch: Attention,
+        logit_rows: Tensor,
+        kv: KVStore,
+        sampling: Sampling,
+        token_class: Tensor,
+        forbidden_ids: Tensor,
+        loop: CLoopState,
+        num_logits: int | None = None,
+    ) -> None:
+        """Forward, sample and go on with what was drawn, until the loop is over; without the interpreter's lock.
+
+        Shapes: a batch of one token a sequence; logit_rows [B] int64, ascending; token_class [V] uint8. The loop's
+                inputs are the batch's own tensors, and the sampling's positions: it moves them on.
+        Raises: ValueError, in the library's words, on what isn't there.
+        """
+        num_logits = self._make_room(len(logit_rows), num_logits, kv)
+        error = self.ops.library.glimp_decode(
+            self.ops.cpu,
+            self._struct,
+            attention_struct(batch),
+            logit_rows.data_ptr(),
+            num_logits,
+            kv.structs,
+            self._logits.data_ptr(),
+            forbidden_ids.data_ptr(),
+            len(forbidden_ids),
+            self.ops.sampling_struct(sampling, len(logit_rows)),
+            token_class.data_ptr(),
+            loop,
+        )
+        check_error(self.ops.library, "decode", error)
+
+    def _make_room(self, num_rows: int, num_logits: int | None, kv: KVStore) -> int:
+        """See to it that so many rows of logits have room; how many of the vocabulary's first tokens they have."""
+        if num_rows > len(self._logits):
+            self._logits = torch.empty(num_rows, self.config.vocab_size)
+        self._struct.num_positions, self._struct.cos_sin = len(kv.cos_sin), kv.cos_sin.data_ptr()
+        return min(num_logits or self.config.vocab_size, self.config.vocab_size)
+
+
+def attention_struct(batch: Attention) -> CAttention:
+    """The batch's addresses; valid as long as its tensors are."""
+    num_sequences, max_pages = batch.page_table.shape
+    names = ("positions", "slots", "query_start", "page_table", "kv_len")
+    addresses = (getattr(batch, name).data_ptr() for name in names)
+    return CAttention(len(batch.positions), num_sequences, max_pages, *addresses)
 
 
 def layer_struct(by_name: dict[str, NativeWeight], i: int) -> CLayer:

@@ -6,13 +6,15 @@ It may import `text` and what lies below. `scheduler.py` is the policy, `page_ta
 
 from glimp_engine.sequences.acceptance import Acceptance
 from glimp_engine.sequences.awaited import Use
+from glimp_engine.sequences.launches import Launches
 from glimp_engine.sequences.pages import PagePool
+from glimp_engine.sequences.plans import Plan, Work
 from glimp_engine.sequences.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each, read_prompt
 from glimp_engine.sequences.proposing import Proposing
 from glimp_engine.sequences.request import make_request
 from glimp_engine.sequences.rows import Row, rows_of
 from glimp_engine.sequences.samples import SampledToken
-from glimp_engine.sequences.scheduler import Plan, Scheduler, SequenceError, Work
+from glimp_engine.sequences.scheduler import Scheduler, SequenceError
 from glimp_engine.sequences.sequence import Sequence
 from glimp_engine.sequences.streams import Dictionary
 from glimp_engine.sequences.tick_times import TickTimes
@@ -22,6 +24,7 @@ from glimp_engine.sequences.transcript import Voice
 __all__ = [
     "Acceptance",
     "Dictionary",
+    "Launches",
     "Outcome",
     "PagePool",
     "Plan",

@@ -57,8 +57,12 @@ class PageTable:
         missing = self.num_missing(len(tokens))
         if missing > self.pool.num_available:
             raise CapacityError(f"{missing} pages were asked for, {self.pool.num_available} are available")
-        self.pages.extend(self.pool.take() for _ in range(missing))
+        self.take(missing)
         self._seal(tokens, len(tokens) if num_written is None else num_written)
+
+    def take(self, num_pages: int) -> None:
+        """Take pages behind those that are held; the pool must have them."""
+        self.pages.extend(self.pool.take() for _ in range(num_pages))
 
     def covers(self, num_tokens: int, num_written: int) -> bool:
         """Whether there is nothing to `hold`: all have pages, and the full ones of the num_written first are sealed."""

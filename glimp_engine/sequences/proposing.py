@@ -29,6 +29,8 @@ from glimp_engine.speculation import Speculation
 __all__ = ["Proposing"]
 
 PRICES_HOLD = 32  # ticks, then they are looked up again
+UNASKED = 8  # tokens that are written before anybody looks whether they stand elsewhere too
+NEVER = 1 << 30
 MIN_AHEAD = 32  # tokens that a sequence is thought to go on for at least, when a catch-up has to pay for itself
 
 
@@ -69,6 +71,7 @@ class Proposing:
         self._times = times
         self._acceptance = acceptance
         self._prices: dict[tuple[Model, int, int], Prices] = {}
+        self._asked: list[Prices | None] = [None for _ in Model]  # [writer]: what was reckoned with last
         self._num_ticks = 0
 
     def prepare(self, running: list[Sequence]) -> Iterator[Sequence]:
@@ -87,11 +90,22 @@ class Proposing:
                 num_others += sequence.model is Model.SMALL
         for model in Model:
             if writing[model]:
-                prices = self._prices_of(model, len(writing[model]), num_others)
+                prices = self._asked[model] = self._prices_of(model, len(writing[model]), num_others)
                 for sequence in writing[model]:
                     yield sequence  # so that a fault in what follows is known to be its own
                     self._extend(sequence, prices)
                 self._drop_what_few_have(writing[model], model)
+
+    def num_unasked(self, sequence: Sequence) -> int:
+        """How many tokens the sequence may write before it's asked again what to propose behind them."""
+        if not self._proposers or sequence.request.routing.speculation != "auto":
+            return NEVER
+        prices = self._asked[sequence.proposals.writer]
+        if prices is not None and prices.row(1) >= prices.ticks[0]:
+            return NEVER
+        if Proposer.SMALL in self._proposers and sequence.proposals.is_paired:
+            return 1
+        return UNASKED if Proposer.NGRAM in self._proposers else NEVER
 
     def learn(self, sequence: Sequence) -> None:
         """A sequence has written: what has become of its proposals."""

@@ -49,6 +49,11 @@ class Request:
         """What the router asks for beside `decide`."""
         return self.routing.needs
 
+    @property
+    def looks_at_top(self) -> bool:
+        """Whether a glimpse is more than an entropy and a token: its largest log-probabilities are asked for."""
+        return self.needs.num_top_logprobs > 0 or self.routing.glimpse_logprobs > 0
+
     def decide(self, glimpse: Glimpse, context: RouteContext) -> Model:
         """The router's route. Raises: RequestError when it fails."""
         return self._ask(lambda router: Model(router.decide(glimpse, context)))

@@ -4,43 +4,18 @@ A tick is one ragged forward of one model. It mixes whatever its sequences need 
 a decode; they differ only in how many positions the model has not seen yet.
 """
 
-from array import array
 from bisect import bisect_left, insort
-from dataclasses import dataclass
 
 from glimp_engine.routing import Model
 from glimp_engine.sequences.awaited import Use
-from glimp_engine.sequences.pages import PageCopy, PagePool
+from glimp_engine.sequences.launches import Launches, goes_on
+from glimp_engine.sequences.pages import PagePool
+from glimp_engine.sequences.plans import Plan, Work
 from glimp_engine.sequences.proposing import Proposing
 from glimp_engine.sequences.rows import first_place, places
 from glimp_engine.sequences.sequence import Sequence
 
-__all__ = ["Plan", "Scheduler", "SequenceError", "Work"]
-
-
-@dataclass(slots=True)
-class Work:
-    """Positions start:end of the sequence's stream, to be run by the model of the tick.
-
-    Who waits for logits always gets a row of its own: where the K/V is there already, as another sequence has run it,
-    or the logits were lost, those positions are run again (`is_rerun`), and written alike.
-    """
-
-    sequence: Sequence
-    start: int
-    end: int
-    num_rows: int  # of logits that are sampled for the sequence, and for those to be forked off it
-    is_rerun: bool
-    pages: "array[int]"  # that hold these positions
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One tick: `model` runs `work`, after `copies` have been made in both models' K/V."""
-
-    model: Model
-    work: list[Work]
-    copies: list[PageCopy]
+__all__ = ["Scheduler", "SequenceError"]
 
 
 class SequenceError(Exception):
@@ -69,9 +44,12 @@ class Scheduler:
         max_batch_tokens: int,
         forward_bytes: tuple[int, ...],
         proposing: Proposing,
+        launches: Launches,
     ) -> None:
         self.pool = pool
         self.proposing = proposing
+        self.launches = launches
+        self.num_changes = 0  # requests that came or went
         self.running: list[Sequence] = []  # both in the order of arrival
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
@@ -84,6 +62,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; forks of a running one come before newer requests."""
+        self.num_changes += 1
         insort(self.waiting, sequence, key=arrival)
 
     def remove(self, sequence: Sequence) -> None:
@@ -109,15 +88,45 @@ class Scheduler:
                 self._hold_pages(model)
                 self._batch(model, work)
                 if work:
-                    only_proposes = all(each.sequence.awaited.use is Use.PROPOSAL for each in work)
-                    self._served[Model.LARGE if only_proposes else model] += self._forward_bytes[model]
-                    return Plan(model, work, self.pool.collect_copies())
+                    self._charge(model, work)
+                    max_ticks = self.launches.num_ticks(model, work, self.running)
+                    return Plan(model, work, self.pool.collect_copies(), max_ticks)
         except BaseException as error:
             self.undo(Plan(model, work, []))
             if not isinstance(error, Exception):
                 raise
             raise SequenceError(self._at, error) from error
         return None
+
+    def go_on(self, plan: Plan) -> list[int]:
+        """Which of the plan's work goes on in the next tick of its launch; that is planned now, its positions filled.
+
+        Raises: SequenceError when that fails for a sequence.
+        """
+        model, kept = plan.model, list[int]()
+        try:
+            if plan.work[0].sequence.awaited.use is Use.PROPOSAL:
+                self._propose()
+            for i, work in enumerate(plan.work):
+                self._at = work.sequence
+                if goes_on(work, model):
+                    table, start = work.sequence.awaited.stream.table, work.end
+                    table.fill(model, start, start + 1)
+                    kept.append(i)
+                    work.start, work.end = start, start + 1
+                    if start % self.pool.page_size == 0:
+                        work.pages = table.pages[start // self.pool.page_size :][:1]
+        except Exception as error:
+            self.undo(Plan(model, [plan.work[i] for i in kept], []))
+            raise SequenceError(self._at, error) from error
+        if kept:
+            self._charge(model, plan.work)
+        return kept
+
+    def _charge(self, model: Model, work: list[Work]) -> None:
+        """A tick that only proposes is the large model's."""
+        only_proposes = all(each.sequence.awaited.use is Use.PROPOSAL for each in work)
+        self._served[Model.LARGE if only_proposes else model] += self._forward_bytes[model]
 
     def undo(self, plan: Plan) -> None:
         """Take back the marks of a plan that has not been run, or not to its end."""

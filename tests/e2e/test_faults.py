@@ -272,7 +272,7 @@ def test_forks_are_born_over_several_ticks(small_path, large_path):
     rows = []
     for runner in narrow._loop.runners:
         run = runner.start
-        runner.start = lambda batch, run=run: rows.append(len(batch.rows)) or run(batch)
+        runner.start = lambda batch, max_ticks, run=run: rows.append(len(batch.rows)) or run(batch, max_ticks)
     outputs = alone(narrow, sampling=sampling)
     assert max(rows) <= 9
     assert token_ids(outputs) == token_ids(expected)

@@ -227,13 +227,14 @@ def test_a_proposed_boundary_is_a_glimpse_and_costs_no_forward(small_path):
 
 def test_every_boundary_is_proposed_where_proposals_reach_beyond_it(small_path):
     engine = Engine(small_path, small_path, kv_cache_bytes=KV)
-    engine._loop.scheduler.proposing = Whims(0, depth=12, is_random=False, share_small=1.0)
+    engine._loop.scheduler.proposing = Whims(0, depth=14, is_random=False, share_small=1.0)
     (output,) = engine.generate(["How many?"], GREEDY, routing(GlimpRouter(0.0)), use_tqdm=False)
     assert len(output.outputs[0].steps) > 2
     stats = engine.stats()
-    assert stats.glimpse_forwards == 1  # the prompt's; steps have 9 tokens at most, and 12 are proposed
+    assert stats.glimpse_forwards == 1  # the prompt's; steps have 9 tokens at most, and 14 are proposed
     small = stats.small
-    assert small.catch_up_tokens <= stats.large.num_forwards  # what the large model said beyond the proposals
+    # what the large model said beyond the proposals, and the last of these
+    assert small.catch_up_tokens <= 2 * stats.large.num_forwards
     check_pages(engine)
 
 

@@ -44,7 +44,7 @@ def events_of(engine, router):
 def test_a_token_says_whose_proposal_it_confirmed_and_which_it_refused(
     small_path, large_path, cousin_path, proposed, other, router
 ):
-    engine = Engine(small_path, {"small": small_path, "large": large_path, "cousin": cousin_path}[other])
+    engine = Engine(small_path, {"small": small_path, "large": large_path, "cousin": cousin_path}[other], loop="host")
     *events, finish = events_of(engine, router)
     tokens = [event for event in events if isinstance(event, Token)]
     in_stream = engine._dictionary.map_ids if other == "cousin" else lambda ids, target: ids
@@ -108,6 +108,7 @@ def run(small_path, capsys, monkeypatch):
         return capsys.readouterr().out
 
     answer = json.loads(call("--json", "--speculation", "off"))["outputs"][0]["token_ids"]
+    monkeypatch.setattr("glimp_engine.config.MAX_TICKS", 1)  # with --json glimpses end launches: other whims then
     monkeypatch.setattr("glimp_engine.engine.Proposing", lambda *parts: Whims(1, knows={None: answer}))
     return call
 

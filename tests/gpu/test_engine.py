@@ -133,11 +133,11 @@ def test_a_failed_tick_ends_its_requests_alone(small_path, graphed, monkeypatch)
     engine = Engine(small_path, **options)
     start, calls = graphs.GraphRunner.start, []
 
-    def fail_at_the_third(self, batch):
+    def fail_at_the_third(self, batch, max_ticks):
         calls.append(batch)
         if len(calls) == 3:
             raise RuntimeError("the device said no")
-        return start(self, batch)
+        return start(self, batch, max_ticks)
 
     monkeypatch.setattr(graphs.GraphRunner, "start", fail_at_the_third)
     routing = RoutingParams(router=SmallOnly())
@@ -153,20 +153,20 @@ def test_a_loop_ends_where_the_host_decides(small_path, large_path, graphed, mon
     """Few launches for many tokens, and hardly a tick whose samples nobody takes."""
     if DEVICE.type == "cuda":
         pytest.skip("PlainLoop's ticks are counted, which a GPU doesn't run")
-    counts = dict.fromkeys(("begin", "finish", "_advance"), 0)
+    counts = dict.fromkeys(("begin", "next", "_advance"), 0)
 
     def count(owner, name):
         call = getattr(owner, name)
 
         def counted(*args):
             result = call(*args)
-            counts[name] += name != "finish" or result is not None
+            counts[name] += name != "next" or result is not None
             return result
 
         monkeypatch.setattr(owner, name, counted)
 
     count(run_ahead.DecodeLoop, "begin")
-    count(run_ahead.DecodeLoop, "finish")
+    count(run_ahead.DecodeLoop, "next")
     count(run_ahead.PlainLoop, "_advance")
     engine = Engine(small_path, large_path, device="cpu", kv_cache_bytes=1 << 20, page_size=16, **graphed(True))
     sampling = SamplingParams(temperature=0, max_tokens=90)
@@ -175,7 +175,7 @@ def test_a_loop_ends_where_the_host_decides(small_path, large_path, graphed, mon
     assert {step.model for step in output.steps} == set(Model)
     assert len(output.steps) > 5
     assert counts["begin"] < len(output.token_ids) / 3
-    assert counts["_advance"] - counts["finish"] < 16  # what ran on after the last token
+    assert counts["_advance"] - counts["next"] < 16  # what ran on after the last token
 
 
 def test_proposals_are_one_launch_and_their_verification_is_a_graph(small_path, graphed, monkeypatch):
@@ -193,7 +193,7 @@ def test_proposals_are_one_launch_and_their_verification_is_a_graph(small_path, 
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(run_ahead.DecodeLoop, "begin", launched, lambda loop, batch, *rest: batch.rows[0].sequence.awaited.use)
+    watch(graphs.Loop, "start", launched, lambda loop, batch, max_ticks: batch.rows[0].sequence.awaited.use)
     watch(graphs.Tick, "start", replayed, lambda tick, batch: len(batch.rows))
     watch(ModelRunner, "run", eager, lambda runner, batch: len(batch.rows))
     engine = Engine(small_path, small_path, device="cpu", kv_cache_bytes=1 << 20, page_size=16, **graphed(True))

@@ -31,7 +31,10 @@ VALUES = {  # what an array must not hold, and where: (array, index) -> values
     "repetition_penalty": (math.nan, math.inf, -math.inf, 0.0, -1.0),
     "presence_penalty": (math.nan, math.inf, -math.inf),
     "frequency_penalty": (math.nan, math.inf, -math.inf),
+    "state": (-1, 2, 2**31 - 1),
+    "control": (-1, 0, 9, 2**31 - 1),
 }
+NUM_STATES, NUM_CLASSES, MOST_TICKS = 2, 3, 3
 
 
 class Calls:
@@ -39,6 +42,7 @@ class Calls:
 
     def __init__(self, library):
         self.library = library
+        self.is_wrong = False  # whether an array holds what it must not
         self.cpu = ctypes.c_void_p()
         assert library.glimp_cpu_create(2, 0, ctypes.byref(self.cpu)) == 0
         rng = np.random.default_rng(0)
@@ -100,6 +104,43 @@ class Calls:
     def sampling(self):
         return abi.CSampling(*(self.at(name) for name, _ in abi.CSampling._fields_))
 
+    def loop(self):
+        """A launch of two rows from its beginning, and its batch."""
+        self.arrays |= {
+            "loop_token_ids": np.array([3, 5]),
+            "loop_positions": np.array([2, 1]),
+            "loop_slots": np.array([10, 1]),
+            "loop_query_start": np.array([0, 1, 2], np.int32),
+            "loop_kv_len": np.array([3, 2], np.int32),
+            "loop_rows": np.array([0, 1]),
+            "position": np.array([3, 2]),
+            "next_state": np.zeros(NUM_STATES * NUM_CLASSES, np.uint8),
+            "completes": np.zeros(NUM_STATES * NUM_CLASSES, np.uint8),
+            "logprob": np.zeros(2, np.float32),
+            "awaits_glimpse": np.zeros(2, np.int32),
+            "small_below": np.zeros(2, np.float32),
+            "ends_at_step": np.zeros(2, np.int32),
+            "min_logprob": np.full(2, -np.inf, np.float32),
+            "samples": np.zeros(MOST_TICKS * 2 * 24, np.uint8),
+            "flags": np.zeros(3, np.int32),
+            "forbidden_ids": np.array([0, V - 1]),
+        }
+        self.arrays.setdefault("state", np.zeros(2, np.int32))
+        self.arrays.setdefault("control", np.array([2, MOST_TICKS, 0], np.int32))
+        if not self.is_wrong:
+            self.arrays["state"][:] = 0
+            self.arrays["control"][:] = (2, MOST_TICKS, 0)
+        batch = abi.CAttention(
+            2, 2, 2, *map(self.at, ("loop_positions", "loop_slots", "loop_query_start", "page_table", "loop_kv_len"))
+        )
+        names = {"sample_positions": "position", "entropy": "norm", "token_class": "out_class"}
+        names |= {name: f"loop_{name}" for name in ("token_ids", "positions", "slots", "kv_len")}
+        fields = [name for name, kind in abi.CLoopState._fields_ if kind is ctypes.c_void_p]
+        flags = {name: self.at("flags") + 4 * i for i, name in enumerate(("num_done", "is_over", "stop"))}
+        addresses = {name: self.at(names.get(name, name)) for name in fields if name not in flags}
+        sizes = {"max_pages": 2, "page_size": SIZE, "num_states": NUM_STATES, "num_classes": NUM_CLASSES}
+        return batch, abi.CLoopState(**addresses, **flags, **sizes, most_ticks=MOST_TICKS)
+
     def decoder(self):
         shapes = {"q": (H * HEAD, D), "k": (HK * HEAD, D), "v": (HK * HEAD, D), "output": (D, H * HEAD)}
         shapes |= {"gate": (F, D), "up": (F, D), "down": (D, F)}
@@ -113,6 +154,7 @@ class Calls:
         """Name -> sound arguments. Structures are passed as they are, and pointed to when the function is called."""
         cpu, at = self.cpu, self.at
         heads = (H, HK, HEAD)
+        batch, loop = self.loop()
         return {
             "glimp_pack": [cpu, abi.TYPES["Q4_0"], at("rows"), 16, 64, at("packed")],
             "glimp_embed": [cpu, at("token_ids"), T, self.weight(V, D), at("out")],
@@ -132,6 +174,10 @@ class Calls:
             "glimp_forward": [
                 *(cpu, self.decoder(), at("token_ids"), self.batch(), at("logit_rows"), 2, V),
                 *(self.kv(), at("out")),
+            ],
+            "glimp_decode": [
+                *(cpu, self.decoder(), batch, at("loop_rows"), V, self.kv(), at("out")),
+                *(at("forbidden_ids"), 2, self.sampling(), at("token_class"), loop),
             ],
         }
 
@@ -202,8 +248,9 @@ def wrong_arrays(calls, name):
                 sound = values[i]
                 with np.errstate(all="ignore"):
                     values[i] = wrong
+                calls.is_wrong = True
                 yield f"{name}: {array}[{i}] = {wrong}", calls.all()[name]
-                values[i] = sound
+                values[i], calls.is_wrong = sound, False
 
 
 BATCH = ("glimp_rope_and_store", "glimp_forward")
@@ -213,14 +260,15 @@ USES = {
     **dict.fromkeys(("query_start", "page_table", "kv_len"), PAGED),
     "token_ids": ("glimp_embed", "glimp_forward"),
     "logit_rows": ("glimp_forward",),
+    **dict.fromkeys(("state", "control"), ("glimp_decode",)),
     **dict.fromkeys(
         (*(name for name in VALUES if name.startswith(("seen", "bias", "temp", "top", "min", "rep", "pres", "freq"))),),
         ("glimp_sample",),
     ),
 }
-# what a function doesn't look at: pages behind a sequence's end, and the other op's fields of a batch
+# what a function doesn't look at: pages behind a sequence's end, how many ticks were done before, the other op's fields
 HARMLESS = (
-    *("page_table[1]", "page_table[3]"),
+    *("page_table[1]", "page_table[3]", "glimp_decode: control[2]"),
     *(f"glimp_rope_and_store: argument 10('{name}'" for name in ("num_sequences", "max_pages")),
     *(f"glimp_rope_and_store: argument 10('{name}'" for name in ("query_start", "page_table", "kv_len")),
     *(f"glimp_paged_attention: argument 7('{name}'" for name in ("positions", "slots")),

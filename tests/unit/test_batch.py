@@ -31,7 +31,7 @@ def test_kept_parameters_are_those_made_anew(small_path, monkeypatch, penalty):
         for seed, max_tokens, n in ((1, 9, 1), (2, 5, 2), (3, 12, 1))
     ]
     prompts = ["How many apples", "A baker sells loaves.", "w"]
-    Engine(small_path).generate(prompts, params, RoutingParams(router=SmallOnly()), use_tqdm=False)
+    Engine(small_path, loop="host").generate(prompts, params, RoutingParams(router=SmallOnly()), use_tqdm=False)
     is_kept = [a is b for a, b in pairwise(made)]
     assert any(is_kept) == (penalty == 0.0)
     assert not all(is_kept)
@@ -47,7 +47,7 @@ def test_a_batch_that_is_moved_on_is_the_one_made_anew(small_path, large_path, m
     num_moved, of, size = [0], Batches.of, 16 if kv_cache_bytes > 1 << 20 else 3
 
     def checked(self, plan):
-        last = self._last
+        last = self._last[plan.model]
         made, fresh = of(self, plan), batch.build_batch(plan, self._page_size, batch.SamplingColumns())
         num_moved[0] += last is not None and made is last.batch
         for part in ("attention", "sampling"):

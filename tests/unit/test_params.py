@@ -182,7 +182,7 @@ def test_the_engine_refuses(field, value):
         ({"dtype": "float64"}, "dtype is 'float64' with native ops; allowed: auto, float32, bfloat16, float16"),
         ({"ops": "reference", "quantization": "int8"}, "quantization is 'int8' without native ops; allowed: None"),
         ({"ops": "reference", "batch_invariant": True}, "batch_invariant is True with reference ops; allowed: False"),
-        ({"loop": "device"}, "loop is 'device' on device cpu with ops 'auto'; allowed there: auto, host"),
+        ({"loop": "device", "ops": "reference"}, "loop is 'device' on device cpu with ops 'reference'; allowed there"),
         ({"ops": "triton"}, "ops is .triton. on device cpu; allowed there: auto, native"),
     ],
 )
