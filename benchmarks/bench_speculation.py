@@ -1,8 +1,9 @@
 """Speculation on and off, in turn, on word problems: tokens a second, and whether the tokens are the same.
 
 Both runs of a problem find its prompt in the prefix cache, so what is timed is decoding. The peer is the faster of two
-ways that llama.cpp has with the same files: the large model alone (`llama-bench`), or with the small one as its draft
-model at the best of several depths (`llama-speculative-simple`).
+ways that llama.cpp has with the same files: the large model alone (`llama-bench`, once behind each problem, as memory is
+faster in one minute than in the next), or with the small one as its draft model at the best of several depths
+(`llama-speculative-simple`, behind all else).
 """
 
 import argparse
@@ -11,8 +12,10 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from gsm8k import load_problems
@@ -62,9 +65,17 @@ def answer(engine: Engine, prompts: list[Any], sampling: SamplingParams, router:
 
 
 def compare(
-    engine: Engine, groups: list[list[Any]], sampling: SamplingParams, router: Any, rounds: int
+    engine: Engine,
+    groups: list[list[Any]],
+    sampling: SamplingParams,
+    router: Any,
+    rounds: int,
+    peer: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Run], dict[str, Any]]:
-    """Off and auto in turn on each group of prompts, and what became of the proposals; the first group warms up."""
+    """Off, auto and the peer in turn on each group of prompts, and what became of the proposals.
+
+    The first group warms up.
+    """
     runs = {"off": Run(), "auto": Run()}
     for group in groups:  # every prompt is cached by both models, so that neither way has to read it
         for reader in (router, SmallOnly()):
@@ -76,6 +87,7 @@ def compare(
         for group in groups:
             for way in list(runs) if index % 2 else reversed(runs):
                 answer(engine, group, sampling, router, way, runs[way])
+            peer()
     after = engine.stats().proposers
     counts = {
         name.value: {
@@ -109,19 +121,36 @@ def describe(case: str, runs: dict[str, Run], counts: dict[str, Any], rounds: in
 # The peer.
 
 
-def peer_speed(binaries: Path, models: list[Path], prompts: list[str], threads: int, max_tokens: int) -> Case:
-    """llama.cpp's tokens a second, by way; greedy."""
-    alone = subprocess.run(
-        [binaries / "llama-bench", "-m", models[1], *"-p 0 -n 128 -d 128 -o json -t".split(), str(threads)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    speeds: dict[str, float] = {"alone": json.loads(alone.stdout)[0]["avg_ts"]}
-    for depth in tqdm(DEPTHS, desc="llama-speculative-simple"):
-        results = [speculate(binaries, models, prompt, threads, max_tokens, depth) for prompt in prompts]
-        speeds[f"depth {depth}"] = sum(tokens for tokens, _ in results) / sum(seconds for _, seconds in results)
-    return {"case": "llama.cpp", "tokens_per_second": speeds, "best": max(speeds.values())}
+class LlamaCpp:
+    """llama.cpp's tokens a second, greedy."""
+
+    def __init__(self, binaries: Path, models: list[Path], threads: int) -> None:
+        self._binaries, self._models, self._threads = binaries, models, threads
+        self.alone: list[float] = []
+
+    def write_alone(self) -> None:
+        """The large model writes 64 tokens behind 128."""
+        done = subprocess.run(
+            [
+                *(self._binaries / "llama-bench", "-m", self._models[1]),
+                *("-p 0 -n 64 -d 128 -r 1 -o json -t".split()),
+                str(self._threads),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.alone.append(json.loads(done.stdout)[0]["avg_ts"])
+
+    def speeds(self, prompts: list[str], max_tokens: int) -> dict[str, float]:
+        """By way."""
+        speeds = {"alone": fmean(self.alone)}
+        for depth in tqdm(DEPTHS, desc="llama-speculative-simple"):
+            results = [
+                speculate(self._binaries, self._models, prompt, self._threads, max_tokens, depth) for prompt in prompts
+            ]
+            speeds[f"depth {depth}"] = sum(tokens for tokens, _ in results) / sum(seconds for _, seconds in results)
+        return speeds
 
 
 def speculate(
@@ -151,8 +180,9 @@ def main() -> None:
     problems = load_problems(args.problems, max(args.num_problems, AT_ONCE))
     prompts = [chat(problem.message) for problem in problems]
     engine = Engine(*args.models, num_threads=args.threads, kv_cache_bytes=1 << 30)
+    peer = LlamaCpp(args.llama_binaries, args.models, args.threads) if args.llama_binaries else None
     cases = []
-    for case in run_cases(engine, prompts, args):
+    for case in run_cases(engine, prompts, args, peer):
         print(json.dumps(case), flush=True)
         cases.append(case)
     copies = Engine(args.models[0], num_threads=args.threads, speculation=Speculation(("ngram",)))
@@ -160,25 +190,29 @@ def main() -> None:
     cases.append(
         describe("ngram, a copied table", *compare(copies, [[chat(COPY)]], copying, SmallOnly(), ROUNDS), ROUNDS)
     )
-    if args.llama_binaries:
+    if peer is not None:
         texts = [engine_prompt(engine, prompt) for prompt in prompts[: args.num_peer_problems]]
-        peer = peer_speed(args.llama_binaries, args.models, texts, args.threads, args.max_tokens)
+        speeds = peer.speeds(texts, args.max_tokens)
         for case in cases:
             if case["case"].endswith("greedy"):
-                case["times_llama_cpp"] = case["tokens_per_second_auto"] / peer["best"]
-        cases.append(peer)
+                case["times_llama_cpp"] = case["tokens_per_second_auto"] / max(
+                    case["llama_cpp_alone"], *speeds.values()
+                )
+        cases.append({"case": "llama.cpp", "tokens_per_second": speeds})
     facts = {"threads": args.threads, "models": [path.name for path in args.models], "max_tokens": args.max_tokens}
     report(args.name or "speculation", cases, {"machine": {"cores": os.cpu_count()}}, [row(c) for c in cases], **facts)
 
 
-def run_cases(engine: Engine, prompts: list[Any], args: argparse.Namespace) -> Any:
+def run_cases(engine: Engine, prompts: list[Any], args: argparse.Namespace, peer: LlamaCpp | None) -> Any:
     """Large only, routed, and many at once."""
     for temperature, options in SAMPLINGS.items():
         sampling = SamplingParams(max_tokens=args.max_tokens, **options)
         for name, router in (("large only", LargeOnly()), ("routed at 1.0", GlimpRouter(1.0))):
             groups = [[prompt] for prompt in prompts[: args.num_problems]]
-            runs = compare(engine, groups, sampling, router, args.repeats)
-            yield describe(f"{name}, {temperature}", *runs, args.repeats)
+            is_beside = peer is not None and temperature == "greedy"
+            runs = compare(engine, groups, sampling, router, args.repeats, *([peer.write_alone] if is_beside else []))
+            case = describe(f"{name}, {temperature}", *runs, args.repeats)
+            yield {**case, "llama_cpp_alone": fmean(peer.alone[-len(groups) :])} if is_beside else case
     sampling = SamplingParams(max_tokens=args.max_tokens, temperature=0)
     for name, router in (("large only", LargeOnly()), ("routed at 1.0", GlimpRouter(1.0))):
         many = compare(engine, [prompts[:AT_ONCE]], sampling, router, ROUNDS)
