@@ -1,8 +1,8 @@
 """Speculation on and off, in turn, on word problems: tokens a second, and whether the tokens are the same.
 
 Both runs of a problem find its prompt in the prefix cache, so what is timed is decoding. The peer is the faster of two
-ways that llama.cpp has with the same files: the large model alone (`llama-bench`, once behind each problem, memory being
-faster in one minute than in the next), or with the small one as its draft model at the best of several depths
+ways that llama.cpp has with the same files: the large model alone (`llama-bench`, once behind each problem, as a memory
+is faster in one minute than in the next), or with the small one as its draft model at the best of several depths
 (`llama-speculative-simple`, behind all else).
 """
 

@@ -75,7 +75,7 @@ class DecodingLoop:
     ) -> None:
         """With starts_ahead a tick ends with the start of the next, which the device then does by itself.
 
-        `emit` takes the events, as they come about.
+        `emit` takes the events of each call.
         """
         self.runners = runners
         self.pool = pool
@@ -85,6 +85,7 @@ class DecodingLoop:
         self.live: dict[str, list[Sequence]] = {}  # the sequences of each unfinished request, in their order
         self._starts_ahead = starts_ahead
         self._deliver = emit
+        self._untold: list[Event] = []
         self._batches = Batches(page_size)
         self._started: Started | None = None  # a tick that the device is at
 
@@ -93,6 +94,7 @@ class DecodingLoop:
         self.live[sequence.request.request_id] = [sequence]
         self.scheduler.add(sequence)
         self._follow(sequence, time.perf_counter(), sequence.begin)
+        self._tell()
 
     def abort(self, request_id: str) -> None:
         """End a request's sequences as they are."""
@@ -100,6 +102,7 @@ class DecodingLoop:
         for sequence in list(self.live.get(request_id, ())):
             if sequence.finish_reason is None:
                 self._follow(sequence, now, sequence.finish, FinishReason.ABORT, now)
+        self._tell()
 
     def tick(self) -> None:
         """Take a tick that was started before, or else start one now; then start the next, if the device can."""
@@ -108,6 +111,7 @@ class DecodingLoop:
             started = self._start()
             if started is not None:
                 self._take_tick(started)
+        self._tell()
 
     def _take_tick(self, started: Started) -> bool:
         """Take the next of the ticks that were started; False if there is none that anybody waits for."""
@@ -121,13 +125,23 @@ class DecodingLoop:
         except BaseException as error:
             self._fail(started.plan, error, is_marked=not started.is_under_way)
             return True
-        started.is_under_way = True
         began, ended = started.end_tick()
-        self.meter.count_forward(started.plan, began, ended, self.pool)
-        pairs = zip(started.rows, started.own(samples), strict=True)
-        for sequence, own in groupby(pairs, key=lambda pair: pair[0].sequence):
-            if sequence.finish_reason is None:  # else it was aborted meanwhile
-                self._take(sequence, list(own), ended)
+        if started.is_under_way:
+            self.meter.count_decodes(started.plan, began, ended, self.pool)
+            for row, sampled in zip(started.rows, started.own(samples), strict=True):
+                if row.sequence.awaited.use is Use.TOKEN:  # as of nearly every token of a launch
+                    self._follow(row.sequence, ended, row.sequence.follow, sampled, ended)
+                    self._go_on(row.sequence, ended)
+                    self.scheduler.proposing.forget(row.sequence)
+                else:
+                    self._take(row.sequence, [(row, sampled)], ended)
+        else:
+            self.meter.count_forward(started.plan, began, ended, self.pool)
+            pairs = zip(started.rows, started.own(samples), strict=True)
+            for sequence, own in groupby(pairs, key=lambda pair: pair[0].sequence):
+                if sequence.finish_reason is None:  # else it was aborted meanwhile
+                    self._take(sequence, list(own), ended)
+        started.is_under_way = True
         num_tokens = sum(work.end - work.start for work in started.plan.work)
         self.times.add(started.plan.model, num_tokens, ended - began)
         if not started.ticks.is_over:
@@ -209,6 +223,8 @@ class DecodingLoop:
 
     def _go_on(self, sequence: Sequence, now: float) -> None:
         """Follow what is known already of what the sequence's models draw: nothing has to be run for it."""
+        if not any(sequence.awaited.stream.draws):
+            return
         while sequence.finish_reason is None and (draw := sequence.draw) is not None:
             self._follow(sequence, now, sequence.follow, draw, now)
 
@@ -236,10 +252,12 @@ class DecodingLoop:
             return
         if sequence.finish_reason is not None:
             self._retire(sequence, events)
-        elif events:
-            self._emit(events)
+        else:
+            self._untold += events
 
-    def _emit(self, events: list[Event]) -> None:
+    def _tell(self) -> None:
+        """Hand over what has come about."""
+        events, self._untold = self._untold, []
         self.meter.count_events(events)
         self._deliver(events)
 
@@ -262,7 +280,7 @@ class DecodingLoop:
             )
         assert sequence.finish_reason is not None
         finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)
-        self._emit([*events, finish])
+        self._untold += [*events, finish]
 
 
 def end_with(sequence: Sequence, error: str, now: float) -> list[Event]:

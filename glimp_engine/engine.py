@@ -227,6 +227,15 @@ class Engine:
         """Whether a token id means the same to both models."""
         return self._dictionary.pair.kind == "identical"
 
+    def weight_bytes(self, model: Model) -> int:
+        """Bytes of the model that a forward of one token reads.
+
+        Raises: ConfigError when the engine has no such model.
+        """
+        if model >= len(self._loop.runners):
+            raise ConfigError("model is large, and the engine has none; allowed: small")
+        return self._loop.runners[model].model.weight_bytes
+
     def token_text(self, token_id: int, model: Model = Model.SMALL) -> str:
         """What one of the model's tokens stands for, special ones too."""
         return self._dictionary.texts[model].bytes_of(token_id).decode(errors="replace")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from copy import deepcopy
 
-from glimp_engine.outputs import Event, Finish, ModelStats, Stats, StepEnd, StepStart, Tick, TickTokens
+from glimp_engine.outputs import Event, Finish, ModelStats, Stats, StepEnd, StepStart, Tick, TickTokens, Token
 from glimp_engine.routing import Model
 from glimp_engine.sequences import Outcome, PagePool, Plan, Sequence, Use, Work
 
@@ -60,6 +60,15 @@ class Meter:
             used = pool.num_pages - pool.num_free - pool.num_cached
             self._ticks.append(Tick(plan.model, began, ended, tokens, used, pool.num_cached, pool.num_free))
 
+    def count_decodes(self, plan: Plan, began: float, ended: float, pool: PagePool) -> None:
+        """As `count_forward`, of a tick that a launch has gone on to: a token of each, that nobody has seen before."""
+        if self._ticks is not None or plan.work[0].sequence.awaited.use not in WRITES:
+            return self.count_forward(plan, began, ended, pool)
+        stats = self.of(plan.model)
+        stats.num_forwards += 1
+        stats.seconds += ended - began
+        stats.decode_tokens += len(plan.work)
+
     def count_glimpse(self, sequence: Sequence) -> None:
         """A glimpse; after a small step it is the forward that any next token would have needed."""
         self._stats.glimpse_forwards += sequence.transcript.writer is not Model.SMALL
@@ -84,6 +93,8 @@ class Meter:
     def count_events(self, events: list[Event]) -> None:
         """The steps that have been written, and each change of the writer."""
         for event in events:
+            if isinstance(event, Token):  # nearly all
+                continue
             if isinstance(event, StepStart):
                 self._stats.hand_overs += event.is_hand_over
             elif isinstance(event, StepEnd):

@@ -4,10 +4,11 @@ import argparse
 import time
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from glimp_engine.cli.show import show
 from glimp_engine.cli.values import integer_from
@@ -80,19 +81,25 @@ class Row:
 
 def compare(engine: "Engine", problems: "list[Problem]", glimp: Router) -> list[Row]:
     """Small only, large only, GlimpRouter, and the control: as many steps by the large model, but not the same ones."""
-    rows = [
-        measure(engine, problems, name, router)
-        for name, router in (("small only", SmallOnly()), ("large only", LargeOnly()), ("GlimpRouter", glimp))
+    routers: list[tuple[str, Router]] = [
+        ("small only", SmallOnly()),
+        ("large only", LargeOnly()),
+        ("GlimpRouter", glimp),
     ]
-    return [*rows, measure(engine, problems, "random", RandomRouter(rows[-1].large_step_share or 0.0))]
+    with tqdm(total=(len(routers) + 1) * len(problems), unit="answer", leave=False) as progress:
+        rows = [measure(engine, problems, name, router, progress) for name, router in routers]
+        control = RandomRouter(rows[-1].large_step_share or 0.0)
+        return [*rows, measure(engine, problems, "random", control, progress)]
 
 
-def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Router) -> Row:
-    """All problems at once, by one router."""
+def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Router, progress: "tqdm[Any]") -> Row:
+    """One problem after the other, by one router."""
+    outputs, routing = list[RequestOutput](), RoutingParams(router=router)
     began = time.perf_counter()
-    prompts = [messages(problem) for problem in problems]
-    sampling = [replace(GREEDY, seed=i) for i in range(len(prompts))]  # what RandomRouter depends on
-    outputs = engine.generate(prompts, sampling, RoutingParams(router=router), use_tqdm=False)
+    for seed, problem in enumerate(problems):
+        sampling = replace(GREEDY, seed=seed)  # which RandomRouter depends on
+        outputs += engine.generate([messages(problem)], sampling, routing, use_tqdm=False)
+        progress.update()
     seconds = time.perf_counter() - began
     num_right = sum(answer_of(output) == problem.answer for output, problem in zip(outputs, problems, strict=True))
     steps = [step for output in outputs for step in output.outputs[0].steps]
@@ -103,9 +110,7 @@ def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Rout
 
 
 def table_of(rows: list[Row], num_problems: int) -> Table:
-    table = Table(
-        title=f"{num_problems} test problems, all at once; models this small wait for Python most of the time"
-    )
+    table = Table(title=f"{num_problems} test problems, one after the other")
     for column in ("router", "right", "seconds", "tokens by the large model", "steps by the large model"):
         table.add_column(column, justify="left" if column == "router" else "right")
     for row in rows:

@@ -92,6 +92,13 @@ class PageTable:
             assert filled[page] == max(start - i * size, 0), "a position would be run twice, or skipped"
             filled[page] = min(end - i * size, size)
 
+    def fill_next(self, model: int, position: int) -> None:
+        """Mark the position, all before which are filled."""
+        page, offset = self.pages[position // self.pool.page_size], position % self.pool.page_size
+        filled = self.pool.filled[model]
+        assert filled[page] == offset, "a position would be run twice, or skipped"
+        filled[page] = offset + 1
+
     def truncate(self, tokens: Sequence[int], num_tokens: int) -> None:
         """Keep the first num_tokens of the tokens, and what each model has seen of them.
 

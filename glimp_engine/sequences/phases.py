@@ -12,7 +12,7 @@ class Phases:
     """Which phase a sequence is in. Counts are in tokens."""
 
     def __init__(self, request: Request) -> None:
-        self.phase = Phase.THINKING if request.is_thinking else Phase.ANSWER
+        self.is_thinking = request.is_thinking
         self.thinking_finish_reason: FinishReason | None = None
         self.num_thinking_tokens = 0
         self._answer_start = 0  # index of the answer's first token
@@ -20,8 +20,8 @@ class Phases:
         self._marks = MarkReader(may_begin=not request.is_thinking)
 
     @property
-    def is_thinking(self) -> bool:
-        return self.phase is Phase.THINKING
+    def phase(self) -> Phase:
+        return Phase.THINKING if self.is_thinking else Phase.ANSWER
 
     @property
     def answer_model(self) -> Model | None:
@@ -52,12 +52,12 @@ class Phases:
 
     def begin_thinking(self) -> None:
         """The model has opened a thinking by itself."""
-        self.phase = Phase.THINKING
+        self.is_thinking = True
 
     def end_thinking(self, reason: FinishReason, num_tokens: int) -> None:
         """The answer begins behind num_tokens tokens."""
         self.thinking_finish_reason = reason
-        self.phase = Phase.ANSWER
+        self.is_thinking = False
         self._answer_start = num_tokens
 
     def num_tokens_left(self, num_tokens: int, stream_len: int) -> int:
@@ -68,6 +68,12 @@ class Phases:
         if not self.is_thinking:
             left.append(self._request.max_answer_tokens - (num_tokens - self._answer_start))
         return max(min(left), 0)
+
+    def num_free(self, num_tokens_left: int, num_open_tokens: int) -> int:
+        """How many tokens may follow before the output, the open step or the thinking has had all that it may have."""
+        routing = self._request.routing
+        num_free = min(num_tokens_left, routing.max_step_tokens - num_open_tokens)
+        return min(num_free, routing.max_thinking_tokens - self.num_thinking_tokens) if self.is_thinking else num_free
 
     def mark(self) -> tuple[int, tuple[bool, bytes]]:
         """Where a step begins, for `take_back`: no phase changes within one."""

@@ -95,7 +95,7 @@ class Proposals:
         """Whether there are any, or one is awaited."""
         if self._awaited.use is Use.PROPOSAL:
             return True
-        return any(self._streams.of(model).proposals for model in Model)
+        return bool(self._streams.of(Model.SMALL).proposals or self._streams.of(Model.LARGE).proposals)
 
     def add(self, token_id: int, proposer: Proposer, evidence: float) -> None:
         """Put a token, in the ids of the writer's stream, behind all others."""
@@ -123,7 +123,12 @@ class Proposals:
 
     def check(self, token_id: int) -> Checked:
         """Let what the writer has written, in its own ids, stand, and say what it makes of others' proposals to it."""
-        writer, stream = self.writer, self.stream
+        stream = self._awaited.stream
+        if not stream.proposals:
+            model = self._awaited.model
+            stream.write(token_id if stream.vocabulary is model else self._streams.in_stream(model, token_id))
+            return NOTHING
+        writer = self._awaited.model
         proposed = stream.tokens[stream.num_written :]
         outcomes = self._streams.write(writer, token_id)
         if not outcomes:

@@ -111,9 +111,7 @@ class Proposing:
         """A sequence has written: what has become of its proposals."""
         outcomes, record = sequence.proposals.outcomes, sequence.proposals.record
         if not outcomes and not sequence.proposals:
-            record.forget()
-            self._acceptance.forget()
-            return
+            return self.forget(sequence)
         for outcome in outcomes:
             if outcome.is_confirmed is not None:
                 record.add(outcome, self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence))
@@ -121,6 +119,11 @@ class Proposing:
         if not sequence.proposals:  # else nothing may have been written yet
             record.forget()
         outcomes.clear()
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence has written a token that nothing was proposed for."""
+        sequence.proposals.record.forget()
+        self._acceptance.forget()
 
     def _extend(self, sequence: Sequence, prices: Prices) -> None:
         """Add the proposals that pay, up to one that the small model has to run for; else let the writer run."""

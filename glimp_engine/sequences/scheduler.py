@@ -5,6 +5,7 @@ a decode; they differ only in how many positions the model has not seen yet.
 """
 
 from bisect import bisect_left, insort
+from operator import attrgetter
 
 from glimp_engine.routing import Model
 from glimp_engine.sequences.awaited import Use
@@ -16,6 +17,8 @@ from glimp_engine.sequences.rows import first_place, places
 from glimp_engine.sequences.sequence import Sequence
 
 __all__ = ["Scheduler", "SequenceError"]
+
+arrival = attrgetter("request.arrival", "index")  # the order of service: older requests first, then within a request
 
 
 class SequenceError(Exception):
@@ -111,7 +114,7 @@ class Scheduler:
                 self._at = work.sequence
                 if goes_on(work, model):
                     table, start = work.sequence.awaited.stream.table, work.end
-                    table.fill(model, start, start + 1)
+                    table.fill_next(model, start)
                     kept.append(i)
                     work.start, work.end = start, start + 1
                     if start % self.pool.page_size == 0:
@@ -233,8 +236,3 @@ def is_behind(run: tuple[Sequence, int, int, bool]) -> bool:
     """Whether the model has to read more than a sequence's last token, and proposals; `run` is its `next_run`."""
     sequence, start, end, is_rerun = run
     return (end if is_rerun else start) < sequence.awaited.stream.num_written - 1
-
-
-def arrival(sequence: Sequence) -> tuple[int, int]:
-    """The order of service: older requests first, then the order within a request."""
-    return sequence.request.arrival, sequence.index

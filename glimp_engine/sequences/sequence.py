@@ -48,7 +48,7 @@ class Sequence:
         self.error: str | None = None
         self._voices = voices
         self._born = now
-        self._num_sure = 0  # tokens that its budgets and the context certainly leave, as long as the step lasts
+        self._num_free = 0  # tokens of the open step that can follow before a budget ends anything
 
     @property
     def model(self) -> Model:
@@ -118,8 +118,8 @@ class Sequence:
 
         Raises: RequestError when it's no number, or the router fails.
         """
-        sampled = self._checked(draw)
-        return self._take_glimpse(sampled, now) if self.awaited.use is Use.GLIMPSE else self.write(sampled, now)
+        self._checked(draw)
+        return self._take_glimpse(draw, now) if self.awaited.use is Use.GLIMPSE else self.write(draw, now)
 
     def _checked(self, sampled: SampledToken) -> SampledToken:
         if math.isnan(sampled.entropy):
@@ -159,18 +159,20 @@ class Sequence:
             )
         model, voice = self.awaited.model, self._voices[self.awaited.model]
         checked = self.proposals.check(sampled.token_id)
-        self.steps.count_proposals(checked.num_proposed, checked.num_accepted)
+        if checked.num_proposed:
+            self.steps.count_proposals(checked.num_proposed, checked.num_accepted)
         text, boundary = self.transcript.write(model, sampled)
-        boundary = self.phases.read_marks(sampled.token_id, voice.text, boundary)
+        if voice.text.marks is not None:
+            boundary = self.phases.read_marks(sampled.token_id, voice.text, boundary)
         self._mark_written()
         self.steps.count(sampled, bool(voice.has_digit[sampled.token_id]))
         self.phases.count_token()
-        self._num_sure -= 1
-        events = list[Event]()
-        if self.request.is_told:
-            what = model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused
-            events.append(self._token(*what))
+        self._num_free -= 1
+        what = model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused
+        events: list[Event] = [self._token(*what)] if self.request.is_told else []
         if self.draft is None:
+            if boundary is Boundary.NONE and self._num_free > 0 and self.transcript.matched_stop is None:
+                return events
             return events + self._follow(boundary, now)
         self.draft.events += events
         self.draft.boundary = boundary
@@ -194,9 +196,8 @@ class Sequence:
 
     def fork(self, index: int, pool: PagePool, now: float) -> "Sequence":
         """Another sequence of the request at the same point: its first token is about to be written."""
-        child = Sequence(self.request, index, self.streams.fork(pool), self._voices, now)
+        child, first = Sequence(self.request, index, self.streams.fork(pool), self._voices, now), self.steps.last
         child.steps.glimpses += self.steps.glimpses
-        first = self.steps.last
         child._open_step(first.model, now, first.entropy, first.first_tokens)
         return child
 
@@ -234,7 +235,7 @@ class Sequence:
         first_tokens: list[tuple[int, float]] | None = None,
     ) -> list[Event]:
         is_hand_over = self.transcript.writer not in (None, model)
-        self._num_sure = 0
+        self._num_free = 0
         self._run_next(model)
         is_draft = model is Model.SMALL and entropy is not None and self.request.needs.reviews
         if is_draft:  # both streams must end where it begins
@@ -257,7 +258,8 @@ class Sequence:
             self.transcript.flush()  # this model can't complete the other one's character
             self._mark_written()
         self.awaited.run(model)
-        self.streams.carry(model, self.transcript.token_ids, self.transcript.plain_text)
+        if not self.streams.is_shared:
+            self.streams.carry(model, self.transcript.token_ids, self.transcript.plain_text)
 
     # A draft: opened with a step that may be taken back, ended with it, then judged, and kept or taken back.
 
@@ -326,8 +328,10 @@ class Sequence:
             if self.phases.is_thinking_budget_spent and not self.transcript.is_inside_character:
                 return self._force_end_of_thinking(FinishReason.THINKING_BUDGET, now)
         elif self.phases.answer_model is not None:
+            self._num_free = self.num_tokens_left
             return []  # an answer by one model is one step
         if not self._ends_step(boundary):
+            self._num_free = self.phases.num_free(self.num_tokens_left, self.steps.num_open_tokens)
             return []
         if self.request.routing.stop_repeated_steps and self.transcript.repeats_itself(self.steps.steps):
             if self.phases.is_thinking:
@@ -356,7 +360,6 @@ class Sequence:
             shown = self.transcript.force(self.model, token_id)
             events += [self._token(None, token_id, shown, None)] if self.request.is_told else []
             self._mark_written()
-            self._num_sure -= 1
             if self._is_out_of_room():
                 return events + self.finish(FinishReason.LENGTH, now)
         return events + self._end_thinking(reason, now)
@@ -369,23 +372,18 @@ class Sequence:
 
     def _finish_without_room(self, now: float) -> list[Event]:
         """End the sequence if what was carried over has filled the context of the model that runs next."""
-        self._num_sure = 0
         if self.finish_reason is None and self._is_out_of_room():
             return self.finish(FinishReason.LENGTH, now)
         return []
 
     def _is_out_of_room(self) -> bool:
-        if self._num_sure <= 0:
-            self._num_sure = self.num_tokens_left
-        return self._num_sure == 0
+        return self.num_tokens_left == 0
 
     def _mark_written(self) -> None:
-        if self.streams.is_shared:
-            return
-        assert self.transcript.writer is not None
-        self.streams.mark_carried(
-            self.transcript.writer, len(self.transcript.token_ids), len(self.transcript.plain_text)
-        )
+        if not self.streams.is_shared:
+            transcript = self.transcript
+            assert transcript.writer is not None
+            self.streams.mark_carried(transcript.writer, len(transcript.token_ids), transcript.num_plain_chars)
 
     def _token(
         self,

@@ -34,7 +34,7 @@ class StepLog:
 
     def open(self, phase: Phase, model: Model, entropy: float | None, first_tokens: list[tuple[int, float]]) -> Step:
         """Begin a step where the transcript ends."""
-        begin = len(self._transcript.token_ids), len(self._transcript.raw_text)
+        begin = len(self._transcript.token_ids), self._transcript.num_chars
         step = Step(len(self.steps), phase, model, entropy, *begin, first_tokens=first_tokens)
         self.steps.append(step)
         self._transcript.start_step()
@@ -74,7 +74,7 @@ class StepLog:
             return None
         self._is_open = False
         step = self.last
-        step.token_end, step.text_end = len(self._transcript.token_ids), len(self._transcript.raw_text)
+        step.token_end, step.text_end = len(self._transcript.token_ids), self._transcript.num_chars
         step.seconds, self._began = now - self._began, now
         step.mean_entropy, step.mean_logprob = (total / max(step.num_tokens, 1) for total in self._sums)
         step.number_entropy = self.number_entropy

@@ -66,13 +66,10 @@ class Streams:
     def __init__(self, small: TokenStream, large: TokenStream, dictionary: Dictionary) -> None:
         self.num_seen = [0, 0]  # [model]: positions it had seen when pages were last given back
         self._of = (small, large)
+        self.is_shared = small is large  # whether both read one stream
         self._dictionary = dictionary
         self._num_carried = [0, 0]  # [model]: output tokens that are in its stream
         self._chars_carried = [0, 0]
-
-    @property
-    def is_shared(self) -> bool:
-        return self._of[Model.SMALL] is self._of[Model.LARGE]
 
     def of(self, model: Model) -> TokenStream:
         return self._of[model]

@@ -70,15 +70,16 @@ class TokenStream:
     def write(self, token_id: int) -> list[Outcome]:
         """Let a token stand behind those that do, and say what becomes of proposals: it confirms one, or all go."""
         place, outcomes = self.num_written, list[Outcome]()
-        if self.proposals and self.tokens[place] == token_id:
+        if not self.proposals:
+            self.tokens.append(token_id)
+        elif self.tokens[place] == token_id:
             outcomes = [Outcome(self.proposals.pop(0), is_confirmed=True)]
         else:
-            if self.proposals:
-                refused, *others = self.proposals
-                outcomes = [Outcome(refused, is_confirmed=False), *(Outcome(each, None) for each in others)]
-                self.drop_proposals()
+            refused, *others = self.proposals
+            outcomes = [Outcome(refused, is_confirmed=False), *(Outcome(each, None) for each in others)]
+            self.drop_proposals()
             self.tokens.append(token_id)
-        self.num_written += 1
+        self.num_written = place + 1
         for draws in self.draws:
             if draws:
                 for drawn in [each for each in draws if each <= place]:

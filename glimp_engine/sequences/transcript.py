@@ -7,11 +7,14 @@ from typing import Any
 from glimp_engine.outputs import Logprob, Step
 from glimp_engine.routing import Model
 from glimp_engine.sampling import SamplingParams
+from glimp_engine.sequences.growing_text import GrowingText
 from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.token_rules import TokenRules
 from glimp_engine.text import Boundary, BoundaryTable, StopStrings, Text, TextWithout
 
 __all__ = ["Transcript", "TranscriptMark", "Voice"]
+
+NO_LOGPROBS: dict[int, Logprob] = {}  # where nobody has asked for any
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,7 @@ class Transcript:
         self._is_read_at_once = is_told or bool(sampling.stop)
         self._unread: list[tuple[Model, int, bool]] = []  # (who wrote it, token, whether it's left out): no text yet
         self._reader = Model.SMALL  # the writer of the last token that was read
-        self._raw_text = ""
-        self._plain_text = ""
-        self._text = ""
+        self._raw_text, self._plain_text, self._text = GrowingText(), GrowingText(), GrowingText()
         self._unseen_text = ""  # by the stop strings
         self._hidden: TextWithout | None = None
         self._detokenizers = [voice.text.detokenizer() for voice in voices]
@@ -84,17 +85,29 @@ class Transcript:
     @property
     def raw_text(self) -> str:
         self._read()
-        return self._raw_text
+        return str(self._raw_text)
+
+    @property
+    def num_chars(self) -> int:
+        """Of `raw_text`."""
+        self._read()
+        return len(self._raw_text)
 
     @property
     def plain_text(self) -> str:
         self._read()
-        return self._plain_text
+        return str(self._plain_text)
+
+    @property
+    def num_plain_chars(self) -> int:
+        """Of `plain_text`."""
+        self._read()
+        return len(self._plain_text)
 
     @property
     def text(self) -> str:
         self._read()
-        return self._text
+        return str(self._text)
 
     @property
     def is_inside_character(self) -> bool:
@@ -123,7 +136,7 @@ class Transcript:
         is_end = boundary is Boundary.END
         self._stop_id = None if is_end else self._rules[model].stop_ids.get(sampled.token_id)
         self.cumulative_logprob += sampled.logprob
-        logprobs = {} if num_logprobs is None else sampled.logprobs(num_logprobs)
+        logprobs = NO_LOGPROBS if num_logprobs is None else sampled.logprobs(num_logprobs)
         return self._append(model, sampled.token_id, logprobs, is_end or self._stop_id is not None), boundary
 
     def force(self, model: Model, token_id: int) -> str:
@@ -149,7 +162,7 @@ class Transcript:
         """The text that was held back until it was known that no stop string comes."""
         self.flush()
         shown = self._show("") + self._stop_strings.flush()
-        self._text += shown
+        self._text.add(shown)
         return shown
 
     def mark(self) -> TranscriptMark:
@@ -177,9 +190,9 @@ class Transcript:
         self.nums_chosen = list(mark.nums_chosen)
         if self.logprobs is not None:
             del self.logprobs[mark.num_tokens :]
-        self._raw_text = self._raw_text[: mark.num_chars]
-        self._plain_text = self._plain_text[: mark.num_plain_chars]
-        self._text = self._text[: mark.num_chars_shown]
+        self._raw_text.cut(mark.num_chars)
+        self._plain_text.cut(mark.num_plain_chars)
+        self._text.cut(mark.num_chars_shown)
         self._unseen_text, self._stop_id = mark.unseen_text, None
         if self._hidden is not None and mark.hidden is not None:
             self._hidden.take_back(mark.hidden)
@@ -203,9 +216,10 @@ class Transcript:
         return ""
 
     def _read(self) -> None:
-        unread, self._unread = self._unread, []
-        for token in unread:
-            self._read_token(*token)
+        if self._unread:
+            unread, self._unread = self._unread, []
+            for token in unread:
+                self._read_token(*token)
 
     def _read_token(self, model: Model, token_id: int, is_left_out: bool) -> str:
         """The text that may be shown with this token."""
@@ -213,6 +227,12 @@ class Transcript:
             self._complete()
         self._reader = model
         special = self._voices[model].text.special_text(token_id)
+        is_plain = not (special or is_left_out or self._unseen_text or self._stop_strings.stops)
+        if is_plain and self._hidden is None:  # as nearly every token
+            written = self._detokenizers[model].push(token_id)
+            for text in (self._raw_text, self._plain_text, self._text):
+                text.add(written)
+            return written
         is_named = bool(special) and not self._sampling.skip_special_tokens and not is_left_out
         if is_named:
             self._add_text("", special)
@@ -220,12 +240,12 @@ class Transcript:
             written = self._detokenizers[model].push(token_id)
             self._add_text(written if self._hidden is None else self._hidden.push(written), "")
         shown = self._show("" if is_named else special)
-        self._text += shown
+        self._text.add(shown)
         return shown
 
     def _add_text(self, written: str, special: str) -> None:
-        self._raw_text += written + special
-        self._plain_text += written
+        self._raw_text.add(written + special)
+        self._plain_text.add(written)
         self._unseen_text += written + special
 
     def _show(self, hidden: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,8 +151,27 @@ def test_newlines_between_steps_do_not_pile_up():
 def test_doctor(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for word in ("python", "torch", "transformers", "native ops", "built", "C++ compiler", "device cpu"):
+    for word in (
+        "python",
+        "torch",
+        "transformers",
+        "native ops",
+        "built; this processor runs",
+        "C++ compiler",
+        "device cpu",
+    ):
         assert word in out
+    assert re.search(r"memory +│ [\d.]+ GB/s read, on device cpu", out)
+
+
+def test_doctor_says_what_each_model_could_do_and_does(capsys, small_path, large_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor", "--small", str(small_path), "--large", str(large_path)]) == 0
+    out = capsys.readouterr().out
+    for model in ("small", "large"):
+        assert re.search(rf"the {model} model +│ 0.00 GB a token allow [\d.]+ tokens/s; it writes [\d.]+, \d+%", out)
+    assert main(["doctor", "--small", str(small_path)]) == 0
+    assert "large model" not in capsys.readouterr().out
 
 
 def test_doctor_says_what_is_missing(capsys, monkeypatch, tmp_path):
