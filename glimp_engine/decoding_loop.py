@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 from glimp_engine.errors import GlimpError, RequestError
@@ -128,19 +127,13 @@ class DecodingLoop:
         began, ended = started.end_tick()
         if started.is_under_way:
             self.meter.count_decodes(started.plan, began, ended, self.pool)
-            for row, sampled in zip(started.rows, started.own(samples), strict=True):
-                if row.sequence.awaited.use is Use.TOKEN:  # as of nearly every token of a launch
-                    self._follow(row.sequence, ended, row.sequence.follow, sampled, ended)
-                    self._go_on(row.sequence, ended)
-                    self.scheduler.proposing.forget(row.sequence)
-                else:
-                    self._take(row.sequence, [(row, sampled)], ended)
         else:
             self.meter.count_forward(started.plan, began, ended, self.pool)
-            pairs = zip(started.rows, started.own(samples), strict=True)
-            for sequence, own in groupby(pairs, key=lambda pair: pair[0].sequence):
-                if sequence.finish_reason is None:  # else it was aborted meanwhile
-                    self._take(sequence, list(own), ended)
+        for pairs in by_sequence(list(zip(started.rows, started.own(samples), strict=True))):
+            if len(pairs) == 1:
+                self._take_one(*pairs[0], ended)
+            else:
+                self._take(pairs[0][0].sequence, pairs, ended)
         started.is_under_way = True
         num_tokens = sum(work.end - work.start for work in started.plan.work)
         self.times.add(started.plan.model, num_tokens, ended - began)
@@ -198,8 +191,20 @@ class DecodingLoop:
             if work.sequence.finish_reason is None:
                 self._retire(work.sequence, end_with(work.sequence, f"{type(error).__name__}: {error}", now))
 
+    def _take_one(self, row: Row, sampled: SampledToken, now: float) -> None:
+        """As `_take`, of one row; nearly each is the next token of who writes on, for which that does too much."""
+        sequence, stream = row.sequence, row.sequence.awaited.stream
+        is_next = sequence.awaited.use is Use.TOKEN and row.place == stream.num_written and not stream.proposals
+        if not is_next or sequence.awaited.num_unborn or sequence.finish_reason is not None:
+            return self._take(sequence, [(row, sampled)], now)
+        self._follow(sequence, now, sequence.follow, sampled, now)
+        self._go_on(sequence, now)
+        self.scheduler.proposing.learn(sequence)
+
     def _take(self, sequence: Sequence, pairs: list[tuple[Row, SampledToken]], now: float) -> None:
         """Let a sequence take what was sampled for it, and go on with it; then its forks begin."""
+        if sequence.finish_reason is not None:
+            return  # it was aborted meanwhile
         own = {row.place: each for row, each in pairs if row.sequence_index == sequence.index}
         first_tokens = {row.sequence_index: each for row, each in pairs if row.sequence_index != sequence.index}
         model = sequence.model
@@ -281,6 +286,15 @@ class DecodingLoop:
         assert sequence.finish_reason is not None
         finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)
         self._untold += [*events, finish]
+
+
+def by_sequence(pairs: list[tuple[Row, SampledToken]]) -> Iterator[list[tuple[Row, SampledToken]]]:
+    """One sequence's rows after the other's."""
+    start = 0
+    for end in range(1, len(pairs) + 1):
+        if end == len(pairs) or pairs[end][0].sequence is not pairs[start][0].sequence:
+            yield pairs[start:end]
+            start = end
 
 
 def end_with(sequence: Sequence, error: str, now: float) -> list[Event]:

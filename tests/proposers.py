@@ -63,9 +63,6 @@ class Whims:
             return known[place]
         return self.rng.randrange(self.vocab_size)
 
-    def forget(self, sequence):
-        pass
-
     def learn(self, sequence):
         self.outcomes += sequence.proposals.outcomes
         sequence.proposals.outcomes.clear()

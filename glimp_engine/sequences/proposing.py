@@ -103,15 +103,19 @@ class Proposing:
         prices = self._asked[sequence.proposals.writer]
         if prices is not None and prices.row(1) >= prices.ticks[0]:
             return NEVER
-        if Proposer.SMALL in self._proposers and sequence.proposals.is_paired:
-            return 1
-        return UNASKED if Proposer.NGRAM in self._proposers else NEVER
+        if prices is not None and Proposer.SMALL in self._proposers and sequence.proposals.is_paired:
+            chance = self._chance(sequence, Proposer.SMALL, None)
+            if chance * prices.token(chance) > prices.row(1) + prices.proposal:
+                return 1
+        return UNASKED
 
     def learn(self, sequence: Sequence) -> None:
         """A sequence has written: what has become of its proposals."""
         outcomes, record = sequence.proposals.outcomes, sequence.proposals.record
         if not outcomes and not sequence.proposals:
-            return self.forget(sequence)
+            record.forget()
+            self._acceptance.forget()
+            return
         for outcome in outcomes:
             if outcome.is_confirmed is not None:
                 record.add(outcome, self._acceptance.of(outcome.proposal.proposer, outcome.proposal.evidence))
@@ -119,11 +123,6 @@ class Proposing:
         if not sequence.proposals:  # else nothing may have been written yet
             record.forget()
         outcomes.clear()
-
-    def forget(self, sequence: Sequence) -> None:
-        """A sequence has written a token that nothing was proposed for."""
-        sequence.proposals.record.forget()
-        self._acceptance.forget()
 
     def _extend(self, sequence: Sequence, prices: Prices) -> None:
         """Add the proposals that pay, up to one that the small model has to run for; else let the writer run."""
