@@ -11,7 +11,7 @@ from glimp_engine.kernels import Attention, Sampling
 from glimp_engine.routing import Model
 from glimp_engine.sequences import Plan, Row, Work, rows_of
 
-__all__ = ["Batch", "SamplingColumns", "build_batch"]
+__all__ = ["Batch", "SamplingColumns", "build_batch", "column"]
 
 SPARE_PAGES = 8  # a page table is as wide as a multiple of these, so that it needn't be made anew for each page
 

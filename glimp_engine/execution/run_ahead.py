@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glimp_engine.execution.batch import column
 from glimp_engine.execution.static_batch import LOOP_FIELDS, StaticBatch
 from glimp_engine.kernels.abi import CLoopState
 from glimp_engine.routing import Model
@@ -110,16 +111,14 @@ class DecodeLoop:
 def loop_inputs(rows: list[Row], max_ticks: int) -> dict[str, Tensor]:
     """What the loop has to know of its rows, and of this launch."""
     sequences = [row.sequence for row in rows]
+    least = [s.proposals.wanted.min_logprob if s.awaited.use is Use.PROPOSAL else -math.inf for s in sequences]
     return {
-        "state": torch.tensor([s.transcript.boundary_state for s in sequences], dtype=torch.int32),
-        "awaits_glimpse": torch.tensor([s.awaited.use is Use.GLIMPSE for s in sequences], dtype=torch.int32),
-        "small_below": torch.tensor([s.small_below for s in sequences], dtype=torch.float32),
-        "ends_at_step": torch.tensor([ends_at_step(s) for s in sequences], dtype=torch.int32),
-        "min_logprob": torch.tensor(
-            [s.proposals.wanted.min_logprob if s.awaited.use is Use.PROPOSAL else -math.inf for s in sequences],
-            dtype=torch.float32,
-        ),
-        "control": torch.tensor([len(rows), max_ticks, 0], dtype=torch.int32),
+        "state": column([s.transcript.boundary_state for s in sequences], np.int32),
+        "awaits_glimpse": column([s.awaited.use is Use.GLIMPSE for s in sequences], np.int32),
+        "small_below": column([s.small_below for s in sequences], np.float32),
+        "ends_at_step": column([ends_at_step(s) for s in sequences], np.int32),
+        "min_logprob": column(least, np.float32),
+        "control": column([len(rows), max_ticks, 0], np.int32),
     }
 
 

@@ -21,11 +21,7 @@ class NGrams:
 
         `tokens` may have proposals behind the num_written that stand: these are looked for, but not among them.
         """
-        for place in range(self._num_read, num_written):
-            for size in SIZES:
-                if size <= place:
-                    self._place_behind[tuple(tokens[place - size : place])] = place
-        self._num_read = max(num_written, min(SIZES))
+        self._read(tokens, num_written)
         for size in SIZES:
             place = self._place_behind.get(tuple(tokens[-size:]), 0) if size <= len(tokens) else 0
             if 0 < place < num_written:  # a draft that was taken back may have been longer
@@ -33,6 +29,15 @@ class NGrams:
                 if length >= size:
                     return tokens[place], length
         return 0, 0
+
+    def _read(self, tokens: list[int], num_written: int) -> None:
+        """Take in the runs that end before num_written."""
+        for size in SIZES:
+            first = max(self._num_read, size)
+            if first < num_written:  # all runs of a size at once: a slice for each takes five times as long
+                columns = (tokens[start : start + num_written - first] for start in range(first - size, first))
+                self._place_behind.update(zip(zip(*columns, strict=True), range(first, num_written), strict=True))
+        self._num_read = max(num_written, min(SIZES))
 
 
 def matching(tokens: list[int], place: int) -> int:
