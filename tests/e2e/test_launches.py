@@ -11,6 +11,7 @@ from glimp_engine import (
     Finish,
     GlimpRouter,
     LargeOnly,
+    Proposer,
     RandomRouter,
     RoutingParams,
     SamplingParams,
@@ -20,6 +21,7 @@ from glimp_engine import (
     StepStart,
 )
 from glimp_engine.models import NativeDecoder
+from glimp_engine.sequences import Proposing
 from glimp_engine.sequences.proposing import Prices
 
 MARGIN = GlimpRouter(0.1, signal="margin")  # which looks at the largest log-probabilities
@@ -136,6 +138,21 @@ def test_few_launches_for_many_tokens(small_path, launches, monkeypatch):
         assert len(output.outputs[0].token_ids) == 100
         assert max(launches) == most
         assert len(launches) < 3 * 100 / most
+
+
+def test_who_cannot_be_proposed_to_with_profit_decodes_on(small_path, large_path, launches, monkeypatch):
+    """A large model that costs ten times as much as a proposal is asked for proposals, one that costs less isn't."""
+    sampling = SamplingParams(temperature=0.9, seed=3, max_tokens=60, ignore_eos=True)
+    nums = {}
+    for seconds in (0.1, 10.0):
+        launches.clear()
+        prices = Prices([1.0] * 20, seconds)
+        monkeypatch.setattr(Proposing, "_prices_of", lambda policy, model, *others, prices=prices: prices)
+        engine = Engine(small_path, large_path, speculation="small")
+        engine.generate("How many", sampling, routing(LargeOnly()), use_tqdm=False)
+        nums[seconds] = engine.stats().proposers[Proposer.SMALL].proposed_tokens, max(launches)
+    assert nums[0.1][0] > 20
+    assert nums[10.0] == (0, 8)
 
 
 def test_pages_are_not_taken_for_launches_where_they_are_scarce(small_path):
