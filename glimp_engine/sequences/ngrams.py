@@ -13,7 +13,7 @@ class NGrams:
     """Where each run of as many tokens of one stream stood last."""
 
     def __init__(self) -> None:
-        self._place_behind: dict[tuple[int, ...], int] = {}
+        self._place_behind: dict[int, int] = {}  # by the hash of the run, which is smaller
         self._num_read = min(SIZES)
 
     def find(self, tokens: list[int], num_written: int) -> tuple[int, int]:
@@ -23,8 +23,8 @@ class NGrams:
         """
         self._read(tokens, num_written)
         for size in SIZES:
-            place = self._place_behind.get(tuple(tokens[-size:]), 0) if size <= len(tokens) else 0
-            if 0 < place < num_written:  # a draft that was taken back may have been longer
+            place = self._place_behind.get(hash(tuple(tokens[-size:])), 0) if size <= len(tokens) else 0
+            if 0 < place < num_written:  # a draft that was taken back may have been longer; hashes may be equal
                 length = matching(tokens, place)
                 if length >= size:
                     return tokens[place], length
@@ -34,9 +34,12 @@ class NGrams:
         """Take in the runs that end before num_written."""
         for size in SIZES:
             first = max(self._num_read, size)
-            if first < num_written:  # all runs of a size at once: a slice for each takes five times as long
+            if num_written - first == 1:
+                self._place_behind[hash(tuple(tokens[first - size : first]))] = first
+            elif num_written > first:  # all runs at once: a slice for each takes five times as long
                 columns = (tokens[start : start + num_written - first] for start in range(first - size, first))
-                self._place_behind.update(zip(zip(*columns, strict=True), range(first, num_written), strict=True))
+                runs = map(hash, zip(*columns, strict=True))
+                self._place_behind.update(zip(runs, range(first, num_written), strict=True))
         self._num_read = max(num_written, min(SIZES))
 
 
