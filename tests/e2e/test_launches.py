@@ -155,20 +155,23 @@ def test_who_cannot_be_proposed_to_with_profit_decodes_on(small_path, large_path
     assert nums[10.0] == (0, 8)
 
 
-def test_pages_are_not_taken_for_launches_where_they_are_scarce(small_path):
-    """Three sequences that just fit: what a launch would hold ahead of one preempts no other."""
-    engine = Engine(small_path, kv_cache_bytes=3 * 3 * 16 * 512, max_model_len=64, speculation="off")
+def test_launches_take_no_page_that_is_not_there(small_path, launches):
+    """Three sequences that don't fit together: a launch is as long as its pages, and no request fails."""
     sampling = SamplingParams(temperature=0.9, seed=3, max_tokens=40, ignore_eos=True)
-    outputs = engine.generate(["w1 w2"] * 3, sampling, routing(SmallOnly()), use_tqdm=False)
-    assert [len(output.outputs[0].token_ids) for output in outputs] == [40] * 3
-    assert engine.stats().preemptions == 0
-    assert engine.stats().num_pages < 20  # three each, and three more for a page that a launch would like to have
-    check_pages(engine)
+    answers = []
+    for loop in ("host", "device"):
+        engine = Engine(small_path, loop=loop, kv_cache_bytes=7 * 4096, max_model_len=64, speculation="off")
+        assert engine.stats().num_pages == 7
+        outputs = engine.generate(["w1 w2"] * 3, sampling, routing(SmallOnly()), use_tqdm=False)
+        answers.append([(output.error, output.outputs[0].token_ids) for output in outputs])
+        check_pages(engine)
+    assert answers[0] == answers[1]
+    assert launches
 
 
 def test_requests_come_and_go_within_a_launch(small_path, large_path, launches):
     sampling, asked = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True), routing(SmallOnly())
-    expected = events_of(Engine(small_path, large_path, loop="host"), PROMPTS[:1], sampling, asked)[-1]
+    expected = by_request(events_of(Engine(small_path, large_path, loop="host"), PROMPTS[:1], sampling, asked))
     engine = Engine(small_path, large_path)
     engine.add_request("goes", PROMPTS[1], sampling, asked)
     engine.add_request("stays", PROMPTS[2], sampling, asked)
@@ -181,6 +184,6 @@ def test_requests_come_and_go_within_a_launch(small_path, large_path, launches):
         events += engine.advance()
     reasons = {event.request_id: event.finish_reason for event in events if isinstance(event, Finish)}
     assert reasons == {"goes": "abort", "stays": "length", "0": "length"}
-    assert expected in [told(event) for event in events]
+    assert by_request([told(event) for event in events])["0", 0] == expected["0", 0]
     assert engine.stats().recomputed_tokens == 0
     check_pages(engine)
