@@ -33,7 +33,7 @@ class Launches:
     def num_ticks(self, model: Model, work: list[Work], running: list[Sequence]) -> int:
         """How many ticks these rows may run; the pages for them are held then."""
         num_ticks = self._max_ticks[model]
-        if num_ticks == 1 or len(work) < len(running) or not all(is_decode(each, self._pool) for each in work):
+        if num_ticks == 1 or len(work) < len(running) or not all(map(is_decode, work)):
             return 1
         if self._max_seconds < math.inf:
             num_ticks = min(num_ticks, int(self._max_seconds / self._times.of(model, len(work))))
@@ -57,7 +57,7 @@ class Launches:
         return min(num_ticks, *(len(each.sequence.awaited.stream.table.pages) * size - each.start for each in work))
 
 
-def is_decode(work: Work, pool: PagePool) -> bool:
+def is_decode(work: Work) -> bool:
     """Whether it's the stream's last token, with one row behind it, and what follows is a token or a proposal."""
     sequence, stream = work.sequence, work.sequence.awaited.stream
     is_one = work.end - work.start == 1 and work.num_rows == 1 and not work.is_rerun and work.end == len(stream.tokens)
