@@ -282,6 +282,7 @@ class DecodingLoop:
                 outputs=[member.output() for member in family],
                 error=errors[0] if errors else None,
                 prompt_logprobs=family[0].prompt_logprobs.result,
+                num_cached_tokens=family[0].streams.num_cached_tokens,
             )
         assert sequence.finish_reason is not None
         finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Sized
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from os import PathLike
 
 from tqdm import tqdm
@@ -36,6 +37,7 @@ from glimp_engine.sequences import (
     Acceptance,
     Launches,
     PagePool,
+    PreparedRequest,
     Prompt,
     Proposing,
     Scheduler,
@@ -131,7 +133,7 @@ class Engine:
         runners = make_runners(models, voices, self._dictionary, memory, config, op_set)
         pool = PagePool(memory.num_pages, page_size, num_models=len(Model))
         self._loop = make_loop(runners, pool, config, proposers, self._meter, self._delivery)
-        self._num_requests = 0
+        self._arrivals = count()
         router = router or (GlimpRouter() if len(models) > 1 else SmallOnly())
         self._default_routing = RoutingParams(router=router)
         self._guard = Guard()
@@ -194,16 +196,61 @@ class Engine:
     def add_request(
         self,
         request_id: str,
-        prompt: Prompt,
+        prompt: Prompt | PreparedRequest,
         sampling: SamplingParams | None = None,
         routing: RoutingParams | None = None,
     ) -> None:
-        """Queue a request; `advance` brings its events.
+        """Queue a request; `advance` brings its events. What `prepare_request` gave is a prompt too, with all of it.
 
         Raises: RequestError when the id is in use or the prompt can't be run; ConfigError on parameters of a wrong
                 type, or a router that needs a large model where there is none.
         """
-        self._add(request_id, prompt, sampling, routing, own_events=None)
+        if not isinstance(prompt, PreparedRequest):
+            return self._add(request_id, prompt, sampling, routing, own_events=None)
+        if (request_id, sampling, routing) != (prompt.request.request_id, None, None):
+            raise ConfigError("a prepared request comes with an id or parameters; allowed: its own id, and no others")
+        return self._queue(prompt, own_events=None)
+
+    def prepare_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        routing: RoutingParams | None = None,
+        is_told: bool = True,
+    ) -> PreparedRequest:
+        """Read and check a request, for `add_request`: from any thread, also while another one is in the engine.
+
+        Without is_told there are no events of its tokens.
+
+        Raises: as `add_request`.
+        """
+        sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
+        routing = check_type("routing", routing, RoutingParams) or self._default_routing
+        self._check_id(request_id)
+        if len(self._loop.runners) == 1 and routing.needs.only is not Model.SMALL:
+            raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
+        read = read_prompt(prompt, routing)
+        streams = make_streams(
+            read,
+            self._dictionary,
+            self._loop.pool,
+            self.max_model_len,
+            sampling.truncate_prompt_tokens,
+            is_thinking_allowed=routing.max_thinking_tokens > 0,
+        )
+        request = make_request(
+            request_id,
+            next(self._arrivals),
+            read if isinstance(read, str) else None,
+            streams,
+            self._dictionary,
+            sampling,
+            routing,
+            self.max_model_len,
+            is_told,
+        )
+        return PreparedRequest(request, streams)
 
     def advance(self) -> list[Event]:
         """One tick: the events that it and the calls since the last one have brought about.
@@ -272,37 +319,21 @@ class Engine:
         is_told: bool = True,
     ) -> None:
         """Queue a request; its events go to `own_events`, or to `advance`: without is_told not those of each token."""
-        sampling = check_type("sampling", sampling, SamplingParams) or SamplingParams()
-        routing = check_type("routing", routing, RoutingParams) or self._default_routing
+        with self._guard:
+            prepared = self.prepare_request(request_id, prompt, sampling, routing, is_told)
+        self._queue(prepared, own_events)
+
+    def _queue(self, prepared: PreparedRequest, own_events: deque[Event] | None) -> None:
+        request, streams = prepared.request, prepared.streams
+        with self._guard:
+            self._check_id(request.request_id)
+            if own_events is not None:
+                self._delivery.claim(request.request_id, own_events)
+            self._loop.add(Sequence(request, 0, streams, self._voices, time.perf_counter()))
+
+    def _check_id(self, request_id: str) -> None:
         if not isinstance(request_id, str) or request_id in self._loop.live:
             raise RequestError(f"request_id is {request_id!r}; allowed: a string that no unfinished request has")
-        if len(self._loop.runners) == 1 and routing.needs.only is not Model.SMALL:
-            raise ConfigError(f"router is {routing.router!r}, and the engine has no large model; allowed: SmallOnly()")
-        with self._guard:
-            read = read_prompt(prompt, routing)
-            streams = make_streams(
-                read,
-                self._dictionary,
-                self._loop.pool,
-                self.max_model_len,
-                sampling.truncate_prompt_tokens,
-                is_thinking_allowed=routing.max_thinking_tokens > 0,
-            )
-            request = make_request(
-                request_id,
-                self._num_requests,
-                read if isinstance(read, str) else None,
-                streams,
-                self._dictionary,
-                sampling,
-                routing,
-                self.max_model_len,
-                is_told,
-            )
-            self._num_requests += 1
-            if own_events is not None:
-                self._delivery.claim(request_id, own_events)
-            self._loop.add(Sequence(request, 0, streams, self._voices, time.perf_counter()))
 
     def _tick(self) -> None:
         with self._guard:

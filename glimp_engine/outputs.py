@@ -113,6 +113,7 @@ class RequestOutput:
     error: str | None = None  # why, where a finish_reason is `error`
     # one entry a token of the prompt, the first one None; None if they weren't asked for, or the prompt wasn't finished
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    num_cached_tokens: int = 0  # of the prompt, that the model that read it first found in the prefix cache
 
     @classmethod
     def failed(cls, request_id: str, prompt: object, error: Exception) -> "RequestOutput":
@@ -143,6 +144,7 @@ class Token:
     logprob: float | None
     proposer: Proposer | None = None  # whose proposal it confirmed; None: nobody's
     refused: tuple[int, ...] = ()  # proposals, in its model's ids, that it took the place of, and those behind them
+    logprobs: dict[int, Logprob] | None = None  # as in the output; None where they weren't asked for
 
 
 @dataclass(frozen=True)

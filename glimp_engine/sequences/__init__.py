@@ -11,7 +11,7 @@ from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.plans import Plan, Work
 from glimp_engine.sequences.prompts import Prompt, check_type, list_prompts, make_streams, one_for_each, read_prompt
 from glimp_engine.sequences.proposing import Proposing
-from glimp_engine.sequences.request import make_request
+from glimp_engine.sequences.request import PreparedRequest, make_request
 from glimp_engine.sequences.rows import Row, rows_of
 from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.scheduler import Scheduler, SequenceError
@@ -28,6 +28,7 @@ __all__ = [
     "Outcome",
     "PagePool",
     "Plan",
+    "PreparedRequest",
     "Prompt",
     "Proposing",
     "Row",

@@ -12,7 +12,7 @@ from glimp_engine.sampling import SamplingParams
 from glimp_engine.sequences.streams import Dictionary, Streams
 from glimp_engine.sequences.token_rules import TokenRules, make_rules
 
-__all__ = ["Request", "make_request"]
+__all__ = ["PreparedRequest", "Request", "make_request"]
 
 DEFAULT_ANSWER_TOKENS = 2048  # arXiv 2601.05110
 T = TypeVar("T")
@@ -75,6 +75,14 @@ class Request:
         if self.needs.only is not None or self.routing.answer_model == "routed":
             return None
         return Model.LARGE if self.routing.answer_model == "large" else Model.SMALL
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request whose prompt has been read, checked, and not yet been queued."""
+
+    request: Request
+    streams: Streams
 
 
 def make_request(

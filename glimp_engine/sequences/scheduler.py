@@ -153,7 +153,8 @@ class Scheduler:
         stream = sequence.stream
         stream.table.attach(stream.tokens)
         if not any(sequence.streams.num_seen):
-            self.num_cached_tokens += stream.table.next_run(sequence.model, len(stream))[0]
+            sequence.streams.num_cached_tokens = stream.table.next_run(sequence.model, len(stream))[0]
+            self.num_cached_tokens += sequence.streams.num_cached_tokens
 
     def _propose(self) -> None:
         for sequence in self.proposing.prepare(self.running):

@@ -395,4 +395,4 @@ class Sequence:
         refused: tuple[int, ...] = (),
     ) -> Token:
         which = self.request.request_id, self.index, len(self.steps) - 1
-        return Token(*which, model, token_id, text, logprob, proposer, refused)
+        return Token(*which, model, token_id, text, logprob, proposer, refused, self.transcript.last_logprobs)

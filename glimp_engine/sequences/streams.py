@@ -65,6 +65,7 @@ class Streams:
 
     def __init__(self, small: TokenStream, large: TokenStream, dictionary: Dictionary) -> None:
         self.num_seen = [0, 0]  # [model]: positions it had seen when pages were last given back
+        self.num_cached_tokens = 0  # of the prompt, that its first reader found in the prefix cache
         self._of = (small, large)
         self.is_shared = small is large  # whether both read one stream
         self._dictionary = dictionary

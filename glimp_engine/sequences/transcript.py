@@ -83,6 +83,11 @@ class Transcript:
         return self._stop_strings.matched if self._stop_id is None else self._stop_id
 
     @property
+    def last_logprobs(self) -> dict[int, Logprob] | None:
+        """Of the last token; None where nobody has asked for any."""
+        return None if self.logprobs is None else self.logprobs[-1]
+
+    @property
     def raw_text(self) -> str:
         self._read()
         return str(self._raw_text)

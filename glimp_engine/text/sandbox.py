@@ -7,6 +7,7 @@ or a list larger than the limits, so no operation takes long: nothing needs to b
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -43,7 +44,7 @@ class LimitError(TemplateError):
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """The environment that transformers renders chat templates in, with limits. Used from one thread at a time."""
+    """The environment that transformers renders chat templates in, with limits. It renders for one thread after the other."""
 
     intercepted_binops = GROWING
 
@@ -54,6 +55,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.finalize = self.measured
         self._deadline = time.monotonic() + MAX_SECONDS
         self._compiled: tuple[str, Template] | None = None  # the last template
+        self._lock = threading.Lock()  # prompts are read in other threads than the engine's, too
         self.filters["tojson"] = self._to_json
         self.filters = {name: self._limited(name, function) for name, function in self.filters.items()}
         self.globals |= {
@@ -69,6 +71,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
         Raises: whatever it raises; a TemplateError beyond a limit.
         """
+        with self._lock:
+            return self._render(source, values)
+
+    def _render(self, source: str, values: Mapping[str, Any]) -> str:
         self._deadline = time.monotonic() + MAX_SECONDS
         if self._compiled is None or self._compiled[0] != source:
             self._compiled = source, self.from_string(source)
