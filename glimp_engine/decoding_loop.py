@@ -235,13 +235,15 @@ class DecodingLoop:
 
     def _fork(self, sequence: Sequence, indices: list[int], newborn: list[Sequence], now: float) -> list[Event]:
         """The request's next sequences, which begin where this one is."""
+        events: list[Event] = []
         for index in indices:
-            child = sequence.fork(index, self.pool, now)
+            child, begun = sequence.fork(index, self.pool, now)
+            events += begun
             self.scheduler.add(child)
             self.live[sequence.request.request_id].append(child)
             sequence.awaited.num_unborn -= 1
             newborn.append(child)
-        return []
+        return events
 
     def _follow(self, sequence: Sequence, now: float, take: Callable[..., list[Event]], *arguments: Any) -> None:
         """Let a sequence take what was sampled for it; retire it if that ends it, or fails in whatever way."""

@@ -51,6 +51,7 @@ from glimp_engine.sequences import (
     read_prompt,
 )
 from glimp_engine.speculation import Speculation, read_speculation
+from glimp_engine.text import Text
 
 __all__ = ["Engine"]
 
@@ -274,6 +275,15 @@ class Engine:
         """Whether a token id means the same to both models."""
         return self._dictionary.pair.kind == "identical"
 
+    @property
+    def has_large(self) -> bool:
+        """Whether there are two models."""
+        return len(self._loop.runners) > 1
+
+    def text(self, model: Model) -> Text:
+        """The model's tokens and chat template; the small one's where there is no large model."""
+        return self._voices[model].text
+
     def weight_bytes(self, model: Model) -> int:
         """Bytes of the model that a forward of one token reads.
 
@@ -285,7 +295,7 @@ class Engine:
 
     def token_text(self, token_id: int, model: Model = Model.SMALL) -> str:
         """What one of the model's tokens stands for, special ones too."""
-        return self._dictionary.texts[model].bytes_of(token_id).decode(errors="replace")
+        return self.text(model).bytes_of(token_id).decode(errors="replace")
 
     def record_ticks(self) -> list[Tick]:
         """A list to which each tick is appended from now on, for as long as the engine lives."""

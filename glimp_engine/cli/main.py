@@ -7,12 +7,12 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from glimp_engine.cli import calibrate, demo, doctor, eval, run, trace
+from glimp_engine.cli import calibrate, demo, doctor, eval, run, serve, trace
 from glimp_engine.errors import GlimpError
 
 __all__ = ["main"]
 
-COMMANDS = (demo, run, trace, eval, calibrate, doctor)  # modules with add_parser(commands)
+COMMANDS = (demo, run, serve, trace, eval, calibrate, doctor)  # modules with add_parser(commands)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -194,12 +194,11 @@ class Sequence:
         self.error = error
         return self.finish(FinishReason.ERROR, now)
 
-    def fork(self, index: int, pool: PagePool, now: float) -> "Sequence":
-        """Another sequence of the request at the same point: its first token is about to be written."""
+    def fork(self, index: int, pool: PagePool, now: float) -> tuple["Sequence", list[Event]]:
+        """Another sequence of the request at the same point, where its first step begins; and that it does."""
         child, first = Sequence(self.request, index, self.streams.fork(pool), self._voices, now), self.steps.last
         child.steps.glimpses += self.steps.glimpses
-        child._open_step(first.model, now, first.entropy, first.first_tokens)
-        return child
+        return child, child._open_step(first.model, now, first.entropy, first.first_tokens)
 
     def output(self) -> CompletionOutput:
         """All that the sequence has written."""

@@ -40,6 +40,7 @@ class RequestStream(AsyncIterator[Delta]):
     def __init__(self, prepared: PreparedRequest, abort: Callable[[str], None]) -> None:
         self.request_id = prepared.request.request_id
         self.prompt_token_ids = prepared.request.prompt_token_ids
+        self.is_thinking = prepared.request.is_thinking  # whether the prompt ends inside a thinking
         self.output: RequestOutput | None = None  # when it has ended
         self._abort = abort
         self._loop = asyncio.get_running_loop()
@@ -225,9 +226,13 @@ class AsyncEngine:
         self._commands.put(command)
         return await answer
 
+    def refuse_requests(self) -> None:
+        """Take no more requests."""
+        self._is_draining = True
+
     async def drain(self) -> None:
         """Take no more requests, and wait until those that there are have ended."""
-        self._is_draining = True
+        self.refuse_requests()
         while self.num_unfinished and self.error is None:
             await asyncio.sleep(0.02)
 

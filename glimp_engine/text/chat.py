@@ -40,6 +40,11 @@ class ChatTemplate:
         self._turn = tried[-1].rpartition(QUESTION)[2]
         self._names = SpecialNames({*special, *((self.marks.begin, self.marks.end) if self.marks else ())})
 
+    @property
+    def source(self) -> str:
+        """What is rendered for a chat with tools; nothing where there is no template."""
+        return self._source(has_tools=True) if self._format.template else ""
+
     def render(self, chat: Chat) -> list[str]:
         """The messages, up to where the answer begins; thinking is opened where the model would open it.
 

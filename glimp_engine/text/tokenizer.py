@@ -82,6 +82,11 @@ class Text:
         check_vocabulary(backend, vocab_size, tokenizer or path)
         return cls(backend, chat_format, vocab_size, end_token_ids)
 
+    @property
+    def template_source(self) -> str:
+        """The chat template; that for tools where there are several, and nothing where there is none."""
+        return self._chat.source
+
     def tokens(self) -> list[str | None]:
         """Each id's token as the vocabulary has it; None for an id that is none."""
         return [self._backend.id_to_token(i) for i in range(self.num_tokens)]

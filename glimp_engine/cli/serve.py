@@ -1,0 +1,108 @@
+"""`glimp serve`: a pair of models behind OpenAI's HTTP API."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+
+from glimp_engine.cli.engine_options import add_chat_options, add_engine_options, make_engine
+from glimp_engine.cli.paths import file_path
+from glimp_engine.cli.values import integer
+from glimp_engine.errors import ConfigError
+from glimp_engine.load import load_router
+from glimp_engine.routing import ROUTER_SPECS, RoutingParams, SmallOnly, parse_router
+
+__all__ = ["add_parser"]
+
+TOOL_PARSERS = ("auto", "hermes", "qwen3_coder", "none")
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `glimp serve`."""
+    serve = commands.add_parser(
+        "serve", help="answer over HTTP, as OpenAI's API does", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    serve.set_defaults(command=command)
+    add_engine_options(serve)
+    serve.add_argument("--router", default="glimp:1.0", help=f"what the model's bare name means: {ROUTER_SPECS}")
+    serve.add_argument("--routing", type=file_path, help="a routing file of `glimp calibrate`, instead of --router")
+    serve.add_argument("--answer-model", choices=("small", "large", "routed"), default="large", help="after </think>")
+    add_chat_options(serve)
+    serve.add_argument("--max-model-len", type=integer, help="tokens of a prompt and its answer")
+    serve.add_argument("--max-batch-size", type=integer, default=64, help="sequences that run at once")
+    serve.add_argument("--kv-cache-bytes", type=integer, help="of both models' K/V together")
+    serve.add_argument("--max-unfinished", type=integer, default=1024, help="requests that run or wait; then 429")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=integer, default=8000)
+    serve.add_argument(
+        "--served-model-name", nargs="+", metavar="NAME", help="as clients call the pair; the large model's by default"
+    )
+    serve.add_argument(
+        "--api-key", action="append", default=[], metavar="KEY", help="asked for; also read from GLIMP_API_KEY"
+    )
+    serve.add_argument(
+        "--allowed-origins", nargs="+", default=[], metavar="ORIGIN", help="web pages elsewhere that may ask"
+    )
+    serve.add_argument("--tool-call-parser", choices=TOOL_PARSERS, default="auto")
+    serve.add_argument("--drain-seconds", type=integer, default=60, help="for what is open when the server is stopped")
+    serve.add_argument("--log-json", action="store_true", help="a line of JSON for each request")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    try:
+        from glimp_engine.serving.app import ServerOptions
+        from glimp_engine.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"glimp serve needs {error.name}: pip install 'glimp_engine[serve]'") from None
+    from glimp_engine.serving import AsyncEngine
+
+    routing = routing_of(options)
+    logging.basicConfig(level=logging.INFO, format="%(message)s" if options.log_json else "%(asctime)s %(message)s")
+    names = options.served_model_name or [name_of(options.large or options.small)]
+    keys = [*options.api_key, *filter(None, [os.environ.get("GLIMP_API_KEY")])]
+    server = ServerOptions(
+        model_names=tuple(names),
+        routing=routing,
+        api_keys=tuple(keys),
+        cors_origins=tuple(options.allowed_origins),
+        tool_parser=None if options.tool_call_parser == "none" else options.tool_call_parser,
+        log_json=options.log_json,
+    )
+    engine = make_engine(
+        options,
+        max_model_len=options.max_model_len,
+        max_batch_size=options.max_batch_size,
+        max_batch_tokens=max(512, options.max_batch_size),
+        kv_cache_bytes=options.kv_cache_bytes,
+    )
+    print(f"glimp: {names[0]} at http://{options.host}:{options.port}/v1", file=sys.stderr, flush=True)
+
+    async def run() -> None:
+        await serve(
+            AsyncEngine(engine, options.max_unfinished), server, options.host, options.port, options.drain_seconds
+        )
+
+    asyncio.run(run())
+    return 0
+
+
+def routing_of(options: argparse.Namespace) -> RoutingParams:
+    """What the model's bare name means."""
+    if options.routing is not None:
+        router = load_router(options.routing, options.small, options.large)
+    else:
+        router = parse_router(options.router)
+        router = SmallOnly() if options.large is None else router
+    return RoutingParams(
+        router=router,
+        answer_model=options.answer_model,
+        max_thinking_tokens=options.max_thinking_tokens,
+        chat_template_kwargs=options.chat_template_kwargs,
+    )
+
+
+def name_of(source: object) -> str:
+    """The last part of a path or a hub id, without what GGUF files end with."""
+    return str(source).rstrip("/").rpartition("/")[2].removesuffix(".gguf").replace("@", "-") or "glimp"

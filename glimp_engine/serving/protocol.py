@@ -1,0 +1,169 @@
+"""What clients send: OpenAI's fields, vLLM's beside them, and our own `routing`.
+
+A field that isn't here is refused. Those under "without effect" are taken as any value, as clients send them by habit,
+and one that asks for something is told of in the log.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+__all__ = ["ChatRequest", "CompletionRequest", "DetokenizeRequest", "RoutingFields", "SharedFields", "TokenizeRequest"]
+
+LARGEST_ID = 2**31 - 1
+TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class Fields(BaseModel):
+    """Fields that are all known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StreamOptions(Fields):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False  # a last chunk with the usage
+    continuous_usage_stats: bool = False  # the usage so far in every chunk
+    include_steps: bool = False  # in each chunk whose step its text is of, and the shares of both models in the last
+    include_obfuscation: bool = False  # without effect
+
+
+class RoutingFields(Fields):
+    """How this request's steps are routed, in place of what the model's name says. Counts are in tokens."""
+
+    router: str | None = None  # as glimp:0.5, large, random:0.2
+    threshold: float | None = Field(None, ge=0)  # nats, of GlimpRouter
+    fraction: float | None = Field(None, ge=0, le=1)  # of the steps that GlimpRouter gives to the large model
+    answer_model: Literal["small", "large", "routed"] | None = None
+    max_thinking_tokens: int | None = Field(None, ge=0)
+    max_answer_tokens: int | None = Field(None, ge=1)
+    max_step_tokens: int | None = Field(None, ge=1)
+    stop_repeated_steps: bool | None = None
+    speculation: Literal["auto", "off"] | None = None
+
+
+class CustomParams(Fields):
+    """What SGLang's clients send."""
+
+    thinking_budget: int | None = Field(None, ge=0)
+
+
+class JsonSchema(BaseModel):
+    """A schema of OpenAI's response_format."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    name: str = "response"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Fields):
+    """Which form the answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class SharedFields(Fields):
+    """What a completion and a chat have in common; names as in vLLM."""
+
+    model: str | None = None
+    temperature: float | None = Field(None, ge=0, le=1e6)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=LARGEST_ID)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    n: int | None = Field(None, ge=1, le=128)
+    stop: str | list[str] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    skip_special_tokens: bool | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, Any] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    routing: RoutingFields | None = None
+    include_steps: bool = False  # of an answer that isn't streamed
+    thinking_token_budget: int | None = Field(None, ge=0)  # three names of one thing
+    thinking_budget_tokens: int | None = Field(None, ge=0)
+    custom_params: CustomParams | None = None
+    return_token_ids: bool = False
+    request_id: str | None = None
+    # without effect
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    priority: int | None = None
+
+
+class CompletionRequest(SharedFields):
+    """POST /v1/completions."""
+
+    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=20)
+    suffix: None = None  # nothing can be inserted
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+
+
+class ChatRequest(SharedFields):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    echo: Literal[False] = False
+    reasoning_effort: Effort | None = None
+    include_reasoning: bool = True
+    # without effect
+    modalities: list[Literal["text"]] | None = None
+    verbosity: str | None = None
+
+
+class TokenizeRequest(Fields):
+    """POST /tokenize: of a text, or of messages as the model reads them."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = Field(None, min_length=1)
+    add_special_tokens: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Fields):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[TokenId]
