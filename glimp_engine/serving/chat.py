@@ -163,7 +163,10 @@ def choice_of(index: int, delta: dict[str, Any]) -> dict[str, Any]:
 def finish(output: CompletionOutput, has_calls: bool) -> dict[str, Any]:
     """Why the answer ended."""
     reason = finish_of(output.finish_reason)
-    return {"finish_reason": "tool_calls" if has_calls and reason == "stop" else reason, "stop_reason": output.stop_reason}
+    return {
+        "finish_reason": "tool_calls" if has_calls and reason == "stop" else reason,
+        "stop_reason": output.stop_reason,
+    }
 
 
 def finished(stream: RequestStream) -> RequestOutput:

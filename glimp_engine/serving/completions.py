@@ -227,6 +227,8 @@ def next_of(stream: AsyncIterator[Delta]) -> "asyncio.Task[Delta]":
 def plain_logprobs(output: RequestOutput) -> list[dict[str, Any] | None]:
     """The prompt's log-probabilities as vLLM gives them: by token id."""
     return [
-        None if each is None else {str(token_id): {"logprob": own.logprob, "rank": own.rank} for token_id, own in each.items()}
+        None
+        if each is None
+        else {str(token_id): {"logprob": own.logprob, "rank": own.rank} for token_id, own in each.items()}
         for each in output.prompt_logprobs or []
     ]

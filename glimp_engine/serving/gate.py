@@ -69,7 +69,9 @@ class Gate:
         given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if any([hmac.compare_digest(given.encode(), known) for known in self._keys]):
             return None
-        return ApiError(401, "the API key is missing or wrong; allowed: Authorization: Bearer KEY", code="invalid_api_key")
+        return ApiError(
+            401, "the API key is missing or wrong; allowed: Authorization: Bearer KEY", code="invalid_api_key"
+        )
 
     def _tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         """One line a request; 499 is a client that has gone away."""

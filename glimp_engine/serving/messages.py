@@ -85,4 +85,3 @@ def joined(calls: list[CallDelta]) -> list[dict[str, Any]]:
             whole[call.index] = {"id": call.id, "type": "function", "function": function}
         whole[call.index]["function"]["arguments"] += call.arguments
     return list(whole.values())
-

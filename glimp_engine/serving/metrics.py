@@ -28,7 +28,9 @@ class Metrics:
         self.whole = self._histogram("vllm:e2e_request_latency_seconds", "Until a request has ended", SECONDS)
         self.prompt = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt", TOKENS)
         self.written = self._histogram("vllm:request_generation_tokens", "Tokens that a request has written", TOKENS)
-        self.entropy = self._histogram("glimp:glimpse_entropy_nats", "The small model's entropy at a step's start", NATS)
+        self.entropy = self._histogram(
+            "glimp:glimpse_entropy_nats", "The small model's entropy at a step's start", NATS
+        )
         self.finished: dict[str, int] = {}
         self._stats = StatsCollector(model_name)
         self.registry.register(self._stats)

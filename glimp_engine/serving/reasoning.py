@@ -1,4 +1,9 @@
 class ReasoningSplitter:
-    def __init__(self,*a): pass
-    def push(self,t): return "",t
-    def finish(self): return "",""
+    def __init__(self, *a):
+        pass
+
+    def push(self, t):
+        return "", t
+
+    def finish(self):
+        return "", ""

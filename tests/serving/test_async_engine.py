@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_requests import check_pages, routing
 
-from glimp_engine import Engine, EngineError, Finish, GlimpRouter, RequestError, SamplingParams, StepEnd, StepStart, Token
+from glimp_engine import (
+    Engine,
+    EngineError,
+    Finish,
+    GlimpRouter,
+    RequestError,
+    SamplingParams,
+    StepEnd,
+    StepStart,
+    Token,
+)
 from glimp_engine.outputs import FinishReason, Phase, Step
 from glimp_engine.routing import Model
 from glimp_engine.serving import AsyncEngine, QueueFullError
@@ -71,9 +81,7 @@ def test_tasks_get_what_the_engine_alone_gives(engine, expected):
 
 def test_generate_gives_whole_outputs(engine, expected):
     async def work(door):
-        return await asyncio.gather(
-            *[door.generate(p, s, MIDDLE) for p, s in zip(PROMPTS, SAMPLED, strict=True)]
-        )
+        return await asyncio.gather(*[door.generate(p, s, MIDDLE) for p, s in zip(PROMPTS, SAMPLED, strict=True)])
 
     assert [output.outputs[0].token_ids for output in run(engine, work)] == [each.token_ids for each in expected]
 
@@ -187,7 +195,9 @@ def test_a_bad_prompt_is_its_own_fault(engine):
 
 def test_draining_ends_what_there_is_and_takes_no_more(engine, expected):
     async def work(door):
-        reading = [asyncio.ensure_future(read(door.stream(p, s, MIDDLE))) for p, s in zip(PROMPTS, SAMPLED, strict=True)]
+        reading = [
+            asyncio.ensure_future(read(door.stream(p, s, MIDDLE))) for p, s in zip(PROMPTS, SAMPLED, strict=True)
+        ]
         while door.num_unfinished < len(PROMPTS):
             await asyncio.sleep(0)
         draining = asyncio.ensure_future(door.drain())
@@ -299,7 +309,8 @@ def test_a_mailbox_gives_all_that_was_put_into_it_whenever_somebody_looks(acts):
             drain(mailbox, found)
     drain(mailbox, found)
     expected = {
-        index: "".join("" if kind != "token" else f"<{number}>" for kind, number in each) for index, each in told.items()
+        index: "".join("" if kind != "token" else f"<{number}>" for kind, number in each)
+        for index, each in told.items()
     }
     starts = {index: [number for kind, number in each if kind == "start"] for index, each in told.items()}
     assert {index: each["text"] for index, each in found.items()} == expected
