@@ -1,5 +1,6 @@
 """What is told of an answer beside its text: usage, log-probabilities, steps and shares."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from glimp_engine.outputs import CompletionOutput, FinishReason, Logprob, Phase, RequestOutput, Step
@@ -111,7 +112,9 @@ def ranked(logprobs: dict[int, Logprob] | None) -> list[tuple[int, float]]:
     return [(token_id, bounded(logprob)) for _, token_id, logprob in sorted(known)]
 
 
-def chat_logprobs(token_ids: list[int], logprobs: list[dict[int, Logprob] | None], text: Text) -> list[dict[str, Any]]:
+def chat_logprobs(
+    token_ids: list[int], logprobs: Sequence[dict[int, Logprob] | None], text: Text
+) -> list[dict[str, Any]]:
     """`content` of a chat's logprobs."""
 
     def told(token_id: int, logprob: float) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def chat_logprobs(token_ids: list[int], logprobs: list[dict[int, Logprob] | None
 
 def completion_logprobs(
     token_ids: list[int],
-    logprobs: list[dict[int, Logprob] | None],
+    logprobs: Sequence[dict[int, Logprob] | None],
     text: Text,
     offset: int,
     is_start: bool = False,

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -20,7 +21,14 @@ from glimp_engine.serving.gate import Gate
 from glimp_engine.serving.metrics import Metrics
 from glimp_engine.serving.names import ServedModels
 from glimp_engine.serving.problems import ApiError, api_error
-from glimp_engine.serving.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from glimp_engine.serving.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+)
+from glimp_engine.serving.responses import answer_response
 from glimp_engine.serving.served import Served
 from glimp_engine.serving.tokens import detokenize, tokenize, tokenizer_info
 
@@ -67,6 +75,10 @@ def add_answers(app: FastAPI, served: Served) -> None:
     @app.post("/v1/completions")
     async def completion(fields: CompletionRequest, request: Request) -> Response:
         return await answer_completion(served, fields, request, request_id(fields.request_id, request))
+
+    @app.post("/v1/responses")
+    async def response(fields: ResponsesRequest, request: Request) -> Response:
+        return await answer_response(served, fields, request, request_id(None, request))
 
     @app.post("/tokenize")
     async def tokens(fields: TokenizeRequest) -> dict[str, Any]:
@@ -135,20 +147,23 @@ def add_errors(app: FastAPI, served: Served) -> None:
         return respond(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
 
     async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+        assert isinstance(error, (RequestValidationError, ValidationError))
         return respond(invalid_field(error))
 
-    for kind in (ApiError, GlimpError):
-        app.add_exception_handler(kind, told)
+    for own in (ApiError, GlimpError, Exception):
+        app.add_exception_handler(own, told)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, told)
+    app.add_exception_handler(ValidationError, invalid)  # of a body that was made of another
 
 
-def invalid_field(error: RequestValidationError) -> ApiError:
+def invalid_field(error: RequestValidationError | ValidationError) -> ApiError:
     """The field that is not as it must be; of a union's several complaints the first."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:] if not str(part).startswith(("list[", "constrained-", "function-"))]
+    skipped = int(isinstance(error, RequestValidationError))  # where there is "body" before it
+    place = [
+        str(part) for part in first["loc"][skipped:] if not str(part).startswith(("list[", "constrained-", "function-"))
+    ]
     name = ".".join(place) or "body"
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"{name} is no field that is known here; allowed: not to give it", name)

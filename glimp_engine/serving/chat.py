@@ -86,7 +86,7 @@ class ChatAnswer:
         told = []
         for step in output.steps:
             span = slice(step.token_start, step.token_end)
-            own = [*(output.logprobs or [])[span]]
+            own = (output.logprobs or [])[span]
             told += chat_logprobs(output.token_ids[span], own, self._served.text(step.model))
         return told
 

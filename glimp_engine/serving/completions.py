@@ -114,7 +114,7 @@ class CompletionAnswer:
         for step in () if self._is_score else own.steps:
             span = slice(step.token_start, step.token_end)
             text = self._served.text(step.model)
-            of_step = completion_logprobs(own.token_ids[span], [*(own.logprobs or [])[span]], text, offset)
+            of_step = completion_logprobs(own.token_ids[span], (own.logprobs or [])[span], text, offset)
             told = {key: told[key] + of_step[key] for key in told}
             offset += sum(map(len, of_step["tokens"]))
         return told

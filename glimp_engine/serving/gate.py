@@ -67,7 +67,7 @@ class Gate:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if any([hmac.compare_digest(given.encode(), known) for known in self._keys]):
+        if any(hmac.compare_digest(given.encode(), known) for known in self._keys):
             return None
         return ApiError(
             401, "the API key is missing or wrong; allowed: Authorization: Bearer KEY", code="invalid_api_key"

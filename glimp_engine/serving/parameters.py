@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from glimp_engine.routing import Router, RoutingParams, parse_router
+from glimp_engine.errors import ConfigError
+from glimp_engine.routing import GlimpRouter, Router, RoutingParams, parse_router
 from glimp_engine.sampling import SamplingParams
 from glimp_engine.serving.names import ServedModels
 from glimp_engine.serving.problems import ApiError
@@ -103,10 +104,12 @@ def own_router(own: RoutingFields, seed: int) -> Router | None:
     if not given:
         return None
     if own.threshold is not None:
-        return parse_router(f"glimp:{own.threshold}", seed)
-    if own.fraction is not None:
-        return parse_router(f"glimp:{100 * own.fraction}%", seed)
-    return parse_router(str(own.router), seed)
+        return GlimpRouter(own.threshold)
+    spec = str(own.router) if own.fraction is None else f"glimp:{100 * own.fraction}%"
+    try:
+        return parse_router(spec, seed)
+    except ConfigError as error:
+        raise ApiError(400, f"routing.{error}", f"routing.{given[0]}") from None
 
 
 def thinking_budget(fields: SharedFields, own: RoutingFields) -> int | None:

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-__all__ = ["ChatRequest", "CompletionRequest", "DetokenizeRequest", "RoutingFields", "SharedFields", "TokenizeRequest"]
+__all__ = [
+    "ChatRequest",
+    "CompletionRequest",
+    "DetokenizeRequest",
+    "ResponsesRequest",
+    "RoutingFields",
+    "SharedFields",
+    "TokenizeRequest",
+]
 
 LARGEST_ID = 2**31 - 1
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID)]
@@ -35,12 +43,12 @@ class RoutingFields(Fields):
     """How this request's steps are routed, in place of what the model's name says. Counts are in tokens."""
 
     router: str | None = None  # as glimp:0.5, large, random:0.2
-    threshold: float | None = Field(None, ge=0)  # nats, of GlimpRouter
-    fraction: float | None = Field(None, ge=0, le=1)  # of the steps that GlimpRouter gives to the large model
+    threshold: float | None = Field(default=None, ge=0)  # nats, of GlimpRouter
+    fraction: float | None = Field(default=None, ge=0, le=1)  # of the steps that GlimpRouter gives to the large model
     answer_model: Literal["small", "large", "routed"] | None = None
-    max_thinking_tokens: int | None = Field(None, ge=0)
-    max_answer_tokens: int | None = Field(None, ge=1)
-    max_step_tokens: int | None = Field(None, ge=1)
+    max_thinking_tokens: int | None = Field(default=None, ge=0)
+    max_answer_tokens: int | None = Field(default=None, ge=1)
+    max_step_tokens: int | None = Field(default=None, ge=1)
     stop_repeated_steps: bool | None = None
     speculation: Literal["auto", "off"] | None = None
 
@@ -48,7 +56,7 @@ class RoutingFields(Fields):
 class CustomParams(Fields):
     """What SGLang's clients send."""
 
-    thinking_budget: int | None = Field(None, ge=0)
+    thinking_budget: int | None = Field(default=None, ge=0)
 
 
 class JsonSchema(BaseModel):
@@ -73,34 +81,34 @@ class SharedFields(Fields):
     """What a completion and a chat have in common; names as in vLLM."""
 
     model: str | None = None
-    temperature: float | None = Field(None, ge=0, le=1e6)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=LARGEST_ID)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    n: int | None = Field(None, ge=1, le=128)
+    temperature: float | None = Field(default=None, ge=0, le=1e6)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=LARGEST_ID)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=1e6)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    n: int | None = Field(default=None, ge=1, le=128)
     stop: str | list[str] | None = None
     stop_token_ids: list[TokenId] | None = None
-    min_tokens: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     logit_bias: dict[str, float] | None = None
     bad_words: list[str] | None = None
     allowed_token_ids: list[TokenId] | None = None
     skip_special_tokens: bool | None = None
-    prompt_logprobs: int | None = Field(None, ge=0, le=20)
-    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     routing: RoutingFields | None = None
     include_steps: bool = False  # of an answer that isn't streamed
-    thinking_token_budget: int | None = Field(None, ge=0)  # three names of one thing
-    thinking_budget_tokens: int | None = Field(None, ge=0)
+    thinking_token_budget: int | None = Field(default=None, ge=0)  # three names of one thing
+    thinking_budget_tokens: int | None = Field(default=None, ge=0)
     custom_params: CustomParams | None = None
     return_token_ids: bool = False
     request_id: str | None = None
@@ -118,9 +126,9 @@ class CompletionRequest(SharedFields):
     """POST /v1/completions."""
 
     prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=0)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: int | None = Field(default=None, ge=0, le=20)
     suffix: None = None  # nothing can be inserted
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
 
@@ -129,10 +137,10 @@ class ChatRequest(SharedFields):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
@@ -148,12 +156,53 @@ class ChatRequest(SharedFields):
     verbosity: str | None = None
 
 
+class Reasoning(Fields):
+    """How much a response thinks before it."""
+
+    effort: Effort | None = None
+    summary: str | None = None  # without effect
+
+
+class ResponseText(Fields):
+    """Which form a response has."""
+
+    format: dict[str, Any] | None = None  # text, json_object or json_schema, whose fields stand beside its type
+    verbosity: str | None = None  # without effect
+
+
+class ResponsesRequest(Fields):
+    """POST /v1/responses: text in, text out."""
+
+    model: str | None = None
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=1e6)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    stream: StrictBool | None = None
+    reasoning: Reasoning | None = None
+    text: ResponseText | None = None
+    routing: RoutingFields | None = None
+    # without effect
+    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    include: Annotated[list[str], Field(max_length=0)] | None = None
+    truncation: Literal["disabled"] | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
 class TokenizeRequest(Fields):
     """POST /tokenize: of a text, or of messages as the model reads them."""
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = Field(None, min_length=1)
+    messages: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     add_special_tokens: bool = True
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False

@@ -44,7 +44,7 @@ class LimitError(TemplateError):
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """The environment that transformers renders chat templates in, with limits. It renders for one thread after the other."""
+    """The environment that transformers renders chat templates in, with limits; for one thread after the other."""
 
     intercepted_binops = GROWING
 
