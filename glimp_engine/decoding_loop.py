@@ -287,7 +287,8 @@ class DecodingLoop:
                 num_cached_tokens=family[0].streams.num_cached_tokens,
             )
         assert sequence.finish_reason is not None
-        finish = Finish(request.request_id, sequence.index, sequence.finish_reason, sequence.held_back_text, output)
+        what = sequence.finish_reason, sequence.held_back_text, output, sequence.transcript.matched_stop
+        finish = Finish(request.request_id, sequence.index, *what)
         self._untold += [*events, finish]
 
 

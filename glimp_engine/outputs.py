@@ -165,6 +165,7 @@ class Finish:
     finish_reason: FinishReason
     text: str  # what was held back until it was known that no stop string comes
     output: RequestOutput | None
+    stop_reason: str | int | None = None  # as in the output
 
 
 Event = StepStart | Token | StepEnd | Finish

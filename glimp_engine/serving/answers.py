@@ -20,9 +20,10 @@ FINISH = {
 }
 
 
-def finish_of(reason: FinishReason | None) -> str:
-    """The finish reason by OpenAI's names."""
-    return FINISH.get(reason or FinishReason.ERROR, "stop")
+def finish_of(reason: FinishReason | None, has_calls: bool = False) -> str:
+    """The finish reason by OpenAI's names; an answer that calls tools and ends by itself has ended for them."""
+    told = FINISH.get(reason or FinishReason.ERROR, "stop")
+    return "tool_calls" if has_calls and told == "stop" else told
 
 
 def usage_of(output: RequestOutput) -> dict[str, Any]:

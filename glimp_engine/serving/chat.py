@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -74,7 +74,8 @@ class ChatAnswer:
             "index": output.index,
             "message": {"role": "assistant", **parts.message(self._fields.include_reasoning)},
             "logprobs": None,
-            **finish(output, bool(parts.num_calls)),
+            "finish_reason": finish_of(output.finish_reason, bool(parts.num_calls)),
+            "stop_reason": output.stop_reason,
         }
         if self._fields.logprobs:
             choice["logprobs"] = {"content": self._logprobs_of(output)}
@@ -99,8 +100,7 @@ class ChatAnswer:
                 if index not in parts:
                     parts[index] = self._parts()
                     yield self._chunk([choice_of(index, {"role": "assistant", "content": ""})])
-                chunk = self._piece(delta, parts[index])
-                if chunk is not None:
+                for chunk in self._pieces(delta, parts[index]):
                     yield chunk
             output = finished(self._stream)
         finally:
@@ -109,28 +109,26 @@ class ChatAnswer:
             yield event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(output)})
         yield DONE
 
-    def _piece(self, delta: Delta, parts: MessageParts) -> str | None:
-        """The chunk of a delta; None if it says nothing."""
+    def _pieces(self, delta: Delta, parts: MessageParts) -> Iterator[str]:
+        """The chunks of a delta: what it says, if it says anything, and then why the answer has ended."""
         parts.push(delta.text)
         self._num_written += len(delta.token_ids)
         if delta.finish is not None:
             parts.finish()
-        told = parts.take(self._fields.include_reasoning)
-        choice = choice_of(delta.sequence_index, told)
+        choice = choice_of(delta.sequence_index, parts.take(self._fields.include_reasoning))
         if self._fields.logprobs and delta.token_ids:
             choice["logprobs"] = {"content": self._logprobs(delta.pieces)}
         if self._fields.return_token_ids:
             choice["token_ids"] = delta.token_ids
-        more: dict[str, Any] = {"glimp": steps_of(delta.pieces)} if self._options.include_steps else {}
+        more = {"glimp": steps_of(delta.pieces)} if self._options.include_steps and delta.pieces else {}
+        if choice["delta"] or choice["logprobs"] or more:
+            yield self._chunk([choice], more)
         if delta.finish is not None:
-            choice |= {"finish_reason": finish_of(delta.finish.finish_reason), "stop_reason": None}
-            if parts.num_calls and choice["finish_reason"] == "stop":
-                choice["finish_reason"] = "tool_calls"
-            if delta.output is not None and self._options.include_steps:
-                more["glimp"] |= shares_of(delta.output.outputs)
-        elif not told and not more and not choice["logprobs"]:
-            return None
-        return self._chunk([choice], more)
+            reason = finish_of(delta.finish.finish_reason, bool(parts.num_calls))
+            ended = choice_of(delta.sequence_index, {})
+            ended |= {"finish_reason": reason, "stop_reason": delta.finish.stop_reason}
+            is_told = self._options.include_steps and delta.output is not None
+            yield self._chunk([ended], {"glimp": shares_of(delta.output.outputs)} if is_told and delta.output else {})
 
     def _logprobs(self, pieces: list[Piece]) -> list[dict[str, Any]]:
         return [
@@ -158,15 +156,6 @@ class ChatAnswer:
 def choice_of(index: int, delta: dict[str, Any]) -> dict[str, Any]:
     """A choice of a chunk."""
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-
-def finish(output: CompletionOutput, has_calls: bool) -> dict[str, Any]:
-    """Why the answer ended."""
-    reason = finish_of(output.finish_reason)
-    return {
-        "finish_reason": "tool_calls" if has_calls and reason == "stop" else reason,
-        "stop_reason": output.stop_reason,
-    }
 
 
 def finished(stream: RequestStream) -> RequestOutput:

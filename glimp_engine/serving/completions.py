@@ -177,11 +177,10 @@ class CompletionAnswer:
         if self._options.include_steps:
             chunk["glimp"] = steps_of(delta.pieces)
         if delta.finish is not None:
-            choice |= {"finish_reason": finish_of(delta.finish.finish_reason), "stop_reason": None}
-            if delta.output is not None:
-                choice["stop_reason"] = delta.output.outputs[delta.sequence_index].stop_reason
-                if self._options.include_steps:
-                    chunk["glimp"] |= shares_of(delta.output.outputs)
+            choice["finish_reason"] = finish_of(delta.finish.finish_reason)
+            choice["stop_reason"] = delta.finish.stop_reason
+            if delta.output is not None and self._options.include_steps:
+                chunk["glimp"] |= shares_of(delta.output.outputs)
         if self._options.continuous_usage_stats:
             num_prompt = sum(len(stream.prompt_token_ids) for stream in self._streams)
             chunk["usage"] = usage(num_prompt, self._num_written)

@@ -207,7 +207,7 @@ def test_steps_on_request(client, questions):
             stream_options={"include_usage": True, "include_steps": True},  # type: ignore[typeddict-unknown-key]
         )
     )
-    pieces = [piece for chunk in chunks if hasattr(chunk, "glimp") for piece in chunk.glimp["pieces"]]
+    pieces = [piece for chunk in chunks if hasattr(chunk, "glimp") for piece in chunk.glimp.get("pieces", [])]
     starts = [piece for piece in pieces if piece.get("begins")]
     assert [piece["index"] for piece in starts] == list(range(len(starts)))
     assert {piece["model"] for piece in pieces} <= {"small", "large"}
