@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from glimp_engine.serving.call_parser import CallDelta, CallParser, Deltas
 from glimp_engine.serving.reasoning import ReasoningSplitter
-from glimp_engine.serving.tool_calls import CallDelta, ContentDelta, ToolCallParser
 
 __all__ = ["MessageParts"]
 
@@ -11,7 +11,7 @@ __all__ = ["MessageParts"]
 class MessageParts:
     """Grows with the text; `take` gives what is new, `message` all of it."""
 
-    def __init__(self, splitter: ReasoningSplitter, parser: ToolCallParser | None) -> None:
+    def __init__(self, splitter: ReasoningSplitter, parser: CallParser | None) -> None:
         self.num_calls = 0
         self._splitter = splitter
         self._parser = parser
@@ -60,7 +60,7 @@ class MessageParts:
         elif content and self._parser is not None:
             self._add_deltas(self._parser.push(content))
 
-    def _add_deltas(self, deltas: list[ContentDelta | CallDelta]) -> None:
+    def _add_deltas(self, deltas: Deltas) -> None:
         for delta in deltas:
             if isinstance(delta, CallDelta):
                 self.num_calls = max(self.num_calls, delta.index + 1)

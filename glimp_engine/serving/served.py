@@ -45,9 +45,10 @@ class Served:
     def parts_of(self, stream: RequestStream, tools: list[Any] | None, tool_choice: str | None) -> MessageParts:
         """How the text of an answer becomes a message; calls are looked for where tools may be called."""
         text = self.text(Model.SMALL)
-        has_calls = bool(tools) and tool_choice != "none" and self.tool_parser is not None
-        parser = find_parser(self.tool_parser, text.template_source, tools) if has_calls else None
-        return MessageParts(ReasoningSplitter(text.marks, stream.is_thinking), parser)
+        has_calls = bool(tools) and tool_choice != "none"
+        parser = find_parser(self.tool_parser, text.template_source) if has_calls else None
+        splitter = ReasoningSplitter(text.marks, stream.is_thinking)
+        return MessageParts(splitter, None if parser is None else parser(tools or ()))
 
     async def deltas(self, stream: RequestStream) -> AsyncIterator[Delta]:
         """A stream's deltas, counted."""
