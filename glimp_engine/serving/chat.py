@@ -121,7 +121,7 @@ class ChatAnswer:
         if self._fields.return_token_ids:
             choice["token_ids"] = delta.token_ids
         more = {"glimp": steps_of(delta.pieces)} if self._options.include_steps and delta.pieces else {}
-        if choice["delta"] or choice["logprobs"] or more:
+        if choice["delta"] or choice["logprobs"] or choice.get("token_ids") or more:
             yield self._chunk([choice], more)
         if delta.finish is not None:
             reason = finish_of(delta.finish.finish_reason, bool(parts.num_calls))

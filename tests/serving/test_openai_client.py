@@ -66,6 +66,19 @@ def test_a_chat_as_a_stream(client, engine, questions, routing):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_a_stream_has_every_token_id(client, engine, questions, routing):
+    """Also those whose text is left out, as the blank lines around a mark."""
+    chunks = client.chat.completions.create(
+        model="demo",
+        messages=ask(questions[0]),
+        temperature=0,
+        stream=True,
+        extra_body={"return_token_ids": True},
+    )
+    ids = [token_id for chunk in chunks for token_id in getattr(chunk.choices[0], "token_ids", None) or []]
+    assert ids == whole(engine, ask(questions[0]), routing=routing).outputs[0].token_ids
+
+
 def test_usage_in_every_chunk(client, questions):
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = list(

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "glimp_engine"
 # From the top down. An import goes to the same floor or down, never up.
 FLOORS = (
-    ("cli", "evaluation", "demo_pair"),
+    ("cli", "evaluation", "serving", "demo_pair"),
     ("engine", "decoding_loop", "delivery", "guard", "load", "config", "meter"),
     ("execution",),
     ("models",),
