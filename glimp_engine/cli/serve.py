@@ -42,7 +42,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--api-key", action="append", default=[], metavar="KEY", help="asked for; also read from GLIMP_API_KEY"
     )
     serve.add_argument(
-        "--allowed-origins", nargs="+", default=[], metavar="ORIGIN", help="web pages elsewhere that may ask"
+        "--allowed-origins",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="of web pages elsewhere that may ask; localhost: pages of this machine, *: all",
     )
     serve.add_argument("--tool-call-parser", choices=TOOL_PARSERS, default="auto")
     serve.add_argument("--drain-seconds", type=integer, default=60, help="for what is open when the server is stopped")

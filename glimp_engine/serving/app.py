@@ -34,6 +34,8 @@ from glimp_engine.serving.tokens import detokenize, tokenize, tokenizer_info
 
 __all__ = ["ServerOptions", "make_app"]
 
+LOCAL, LOCAL_ORIGIN = "localhost", r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
 
 @dataclasses.dataclass(frozen=True)
 class ServerOptions:
@@ -42,7 +44,7 @@ class ServerOptions:
     model_names: tuple[str, ...] = ("glimp",)
     routing: RoutingParams | None = None  # what a bare name means
     api_keys: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()  # * for all, localhost for pages of this machine
     tool_parser: str | None = "auto"
     log_json: bool = False
 
@@ -59,7 +61,13 @@ def make_app(engine: AsyncEngine, options: ServerOptions) -> FastAPI:
     add_errors(app, served)
     if options.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=[origin for origin in options.cors_origins if origin != LOCAL],
+            allow_origin_regex=LOCAL_ORIGIN if LOCAL in options.cors_origins else None,
+            allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
+            allow_headers=["*"],
+            allow_credentials=True,
+            expose_headers=["X-Request-Id"],
         )
     app.add_middleware(Gate, api_keys=options.api_keys, log_json=options.log_json)
     return app
@@ -68,14 +76,17 @@ def make_app(engine: AsyncEngine, options: ServerOptions) -> FastAPI:
 def add_answers(app: FastAPI, served: Served) -> None:
     """The endpoints that write."""
 
+    @app.post("/chat/completions", include_in_schema=False)  # for clients whose base URL lacks the version
     @app.post("/v1/chat/completions")
     async def chat(fields: ChatRequest, request: Request) -> Response:
         return await answer_chat(served, fields, request, request_id(fields.request_id, request))
 
+    @app.post("/completions", include_in_schema=False)
     @app.post("/v1/completions")
     async def completion(fields: CompletionRequest, request: Request) -> Response:
         return await answer_completion(served, fields, request, request_id(fields.request_id, request))
 
+    @app.post("/responses", include_in_schema=False)
     @app.post("/v1/responses")
     async def response(fields: ResponsesRequest, request: Request) -> Response:
         return await answer_response(served, fields, request, request_id(None, request))
@@ -92,6 +103,7 @@ def add_answers(app: FastAPI, served: Served) -> None:
 def add_facts(app: FastAPI, served: Served) -> None:
     """The endpoints that tell."""
 
+    @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model_card(served, name) for name in served.models.listed]}

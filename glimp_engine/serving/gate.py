@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glimp_engine.serving.problems import ApiError
@@ -44,7 +44,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                message["headers"] = [(name.title(), value) for name, value in message["headers"]]  # as most write them
+                message["headers"].append((b"X-Request-Id", request_id.encode()))
             await send(message)
 
         try:

@@ -202,8 +202,11 @@ class TokenizeRequest(Fields):
 
     model: str | None = None
     prompt: str | None = None
+    content: str | None = None  # as llama.cpp's clients call it
     messages: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     add_special_tokens: bool = True
+    add_special: bool = True  # ... and this
+    with_pieces: bool = False  # ... and what comes then in place of ids: each with what it stands for
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None

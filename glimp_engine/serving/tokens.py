@@ -13,8 +13,8 @@ __all__ = ["detokenize", "tokenize", "tokenizer_info"]
 def tokenize(served: Served, fields: TokenizeRequest) -> dict[str, Any]:
     """Token ids of a text or of messages, in the ids of the model that the name means."""
     text = served.text_named(fields.model)
-    if (fields.prompt is None) == (fields.messages is None):
-        raise ApiError(400, "prompt and messages are both given, or neither is; allowed: one of them", "prompt")
+    if sum(given is not None for given in (fields.prompt, fields.content, fields.messages)) != 1:
+        raise ApiError(400, "prompt, content and messages are not one; allowed: one of them", "prompt")
     if fields.messages is not None:
         chat = Chat(
             fields.messages,
@@ -25,18 +25,36 @@ def tokenize(served: Served, fields: TokenizeRequest) -> dict[str, Any]:
         )
         ids = text.encode_chat(chat)
     else:
-        ids = text.encode(fields.prompt or "", allow_special=fields.add_special_tokens)
+        written = fields.content or "" if fields.prompt is None else fields.prompt
+        ids = text.encode(written, allow_special=fields.add_special_tokens and fields.add_special)
     told: dict[str, Any] = {"count": len(ids), "max_model_len": served.max_model_len, "tokens": ids}
     if fields.return_token_strs:
-        told["token_strs"] = [text.bytes_of(token_id).decode(errors="replace") for token_id in ids]
+        told["token_strs"] = [name_of(token_id, text) for token_id in ids]
+    if fields.with_pieces:
+        told["tokens"] = [{"id": token_id, "piece": piece_of(token_id, text)} for token_id in ids]
     return told
+
+
+def name_of(token_id: int, text: Text) -> str:
+    """What a token stands for, as far as that is text."""
+    return text.bytes_of(token_id).decode(errors="replace")
+
+
+def piece_of(token_id: int, text: Text) -> str | list[int]:
+    """The same; bytes that are no text by themselves as numbers."""
+    written = text.bytes_of(token_id)
+    try:
+        return written.decode()
+    except UnicodeDecodeError:
+        return list(written)
 
 
 def detokenize(served: Served, fields: DetokenizeRequest) -> dict[str, Any]:
     """The text of token ids, special ones with their names."""
     text = served.text_named(fields.model)
     check_known(fields.tokens, text)
-    return {"prompt": b"".join(map(text.bytes_of, fields.tokens)).decode(errors="replace")}
+    written = b"".join(map(text.bytes_of, fields.tokens)).decode(errors="replace")
+    return {"prompt": written, "content": written}
 
 
 def check_known(ids: list[int], text: Text) -> None:
@@ -53,7 +71,7 @@ def tokenizer_info(served: Served) -> dict[str, Any]:
     return {
         "num_tokens": text.num_tokens,
         "end_token_ids": sorted(text.end_token_ids),
-        "eos_token": next(iter([text.bytes_of(i).decode(errors="replace") for i in sorted(text.end_token_ids)]), None),
+        "eos_token": next((name_of(token_id, text) for token_id in sorted(text.end_token_ids)), None),
         "chat_template": text.template_source,
         "max_model_len": served.max_model_len,
     }
