@@ -51,12 +51,12 @@ class RequestError(GlimpError, ValueError):
     """One request's fault: only that request ends."""
 
 
-def check_number(name: str, value: Any, low: float, high: float, *, low_open: bool = False) -> None:
-    """Raise ConfigError unless value is a number in [low, high], or in (low, high]."""
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raise ConfigError unless value is a number in [low, high]."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and low <= value <= high and not (low_open and value == low):
+    if is_number and low <= value <= high:
         return
-    allowed = f"a number {'above' if low_open else 'from'} {low} " + ("on" if high == math.inf else f"to {high}")
+    allowed = f"a number from {low} " + ("on" if high == math.inf else f"to {high}")
     raise ConfigError(f"{name} is {shown(value)}; allowed: {allowed}")
 
 

@@ -13,6 +13,7 @@ __all__ = ["UNSUPPORTED", "SamplingParams"]
 MAX_STOPS, MAX_STOP_CHARS = 64, 1024
 MAX_BAD_WORDS = 1024
 LARGEST_BIAS = 1e6
+LEAST = 1e-30  # of what must be above 0: in float32, too
 LARGEST_ID = 2**31 - 1
 # vLLM's other fields, and what to do instead; docs/sampling.md has them all
 UNSUPPORTED = {
@@ -96,10 +97,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0, 1e6)
-        check_number("top_p", self.top_p, 0, 1, low_open=True)
+        check_number("top_p", self.top_p, LEAST, 1)
         check_integer("top_k", self.top_k, -1, 2**31 - 1)
         check_number("min_p", self.min_p, 0, 1)
-        check_number("repetition_penalty", self.repetition_penalty, 0, 1e6, low_open=True)
+        check_number("repetition_penalty", self.repetition_penalty, LEAST, 1e6)
         check_number("presence_penalty", self.presence_penalty, -2, 2)
         check_number("frequency_penalty", self.frequency_penalty, -2, 2)
         if self.seed is not None:

@@ -29,11 +29,13 @@ from glimp_engine.serving.protocol import (
     TokenizeRequest,
 )
 from glimp_engine.serving.responses import answer_response
+from glimp_engine.serving.schema import describe
 from glimp_engine.serving.served import Served
 from glimp_engine.serving.tokens import detokenize, tokenize, tokenizer_info
 
 __all__ = ["ServerOptions", "make_app"]
 
+TYPES = ("str", "int", "float", "bool", "dict", "list", "literal")
 LOCAL, LOCAL_ORIGIN = "localhost", r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -59,6 +61,7 @@ def make_app(engine: AsyncEngine, options: ServerOptions) -> FastAPI:
     add_answers(app, served)
     add_facts(app, served)
     add_errors(app, served)
+    describe(app, served.text_named(None).num_tokens)
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -156,7 +159,8 @@ def add_errors(app: FastAPI, served: Served) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return respond(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+        told = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        return JSONResponse(told.body(), told.status, {**told.headers, **(error.headers or {})})
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, (RequestValidationError, ValidationError))
@@ -173,13 +177,16 @@ def invalid_field(error: RequestValidationError | ValidationError) -> ApiError:
     """The field that is not as it must be; of a union's several complaints the first."""
     first = error.errors()[0]
     skipped = int(isinstance(error, RequestValidationError))  # where there is "body" before it
-    place = [
-        str(part) for part in first["loc"][skipped:] if not str(part).startswith(("list[", "constrained-", "function-"))
-    ]
+    place = [str(part) for part in first["loc"][skipped:] if is_field(part)]
     name = ".".join(place) or "body"
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"{name} is no field that is known here; allowed: not to give it", name)
     return ApiError(400, f"{name}: {first['msg']}", name)
+
+
+def is_field(part: int | str) -> bool:
+    """Whether a part of an error's place is a field or an index, and not a type of the union that stands there."""
+    return isinstance(part, int) or not (part[:1].isupper() or part in TYPES or "[" in part or "-" in part)
 
 
 def request_id(given: str | None, request: Request) -> str:

@@ -37,9 +37,10 @@ async def answer_chat(served: Served, fields: ChatRequest, request: Request, req
 
 def prompt_of(fields: ChatRequest) -> dict[str, Any]:
     """The messages and what is told to the template, as the engine takes them."""
-    names = ("messages", "documents", "add_generation_prompt", "continue_final_message")
+    names = ("documents", "add_generation_prompt", "continue_final_message")
     prompt = {name: getattr(fields, name) for name in names}
-    return {**prompt, "tools": fields.tools if fields.tool_choice != "none" else None}
+    messages = [message.model_dump(exclude_unset=True) for message in fields.messages]
+    return {**prompt, "messages": messages, "tools": fields.tools if fields.tool_choice != "none" else None}
 
 
 class ChatAnswer:

@@ -29,8 +29,6 @@ async def answer_completion(served: Served, fields: CompletionRequest, request: 
     """The completions of one prompt or several, whole or as events."""
     if fields.stream_options is not None and not fields.stream:
         raise ApiError(400, "stream_options is given without stream; allowed: both", "stream_options")
-    if fields.max_tokens == 0 and not fields.echo:
-        raise ApiError(400, "max_tokens is 0 without echo; allowed: at least 1, or both", "max_tokens")
     prompts = prompts_of(fields)
     sampling, routing = sampling_of(fields), routing_of(fields, served.models)
     streams: list[RequestStream] = []

@@ -6,28 +6,99 @@ and one that asks for something is told of in the log.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "MOST_TOKEN_IDS",
     "ChatRequest",
     "CompletionRequest",
     "DetokenizeRequest",
+    "InputMessage",
+    "InputReasoning",
     "ResponsesRequest",
     "RoutingFields",
     "SharedFields",
     "TokenizeRequest",
 ]
 
-LARGEST_ID = 2**31 - 1
-TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID)]
+LARGEST = 2**31 - 1
+MOST_TOKEN_IDS = LARGEST - 1  # stands for the vocabulary's last id: see schema.py
+TokenId = Annotated[int, Field(ge=0, le=MOST_TOKEN_IDS)]
+Word = Annotated[str, Field(min_length=1, max_length=1024)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenKey = Annotated[str, Field(pattern="^[0-9]{1,9}$")]  # a token id as a key of JSON
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class Fields(BaseModel):
-    """Fields that are all known."""
+    """Fields that are all known, of the types that they say."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_numbers(cls, value: Any) -> Any:
+        """JSON has one kind of number: 8.0 is as good as 8."""
+        return with_integers(value)
+
+
+def with_integers(value: Any) -> Any:
+    """The fields of an object, or a list, with the integers in it as integers."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: with_integers(each) if isinstance(each, float | list) else each for key, each in value.items()}
+    return [with_integers(each) for each in value] if isinstance(value, list) else value
+
+
+class OpenFields(BaseModel):
+    """Fields beside which others may stand, for the model's template."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class TextPart(OpenFields):
+    """A part of a message; there are no models here that see or hear others."""
+
+    type: Literal["text", "input_text", "output_text"] = "text"
+    text: str
+
+
+class Message(OpenFields):
+    """What somebody says; an answer's thinking by any of its names."""
+
+    role: str = Field(min_length=1)
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    thinking: str | None = None
+
+
+class Function(OpenFields):
+    """Which tool is called, with which arguments."""
+
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class ToolCall(OpenFields):
+    """A call of a tool."""
+
+    function: Function
+
+
+class Call(OpenFields):
+    """An answer that calls tools."""
+
+    role: Literal["assistant"]
+    content: str | list[TextPart] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    thinking: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1)]
+
+
+Messages = Annotated[list[Message | Call], Field(min_length=1)]
 
 
 class StreamOptions(Fields):
@@ -59,10 +130,10 @@ class CustomParams(Fields):
     thinking_budget: int | None = Field(default=None, ge=0)
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(Fields):
     """A schema of OpenAI's response_format."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str = "response"
     description: str | None = None
@@ -83,27 +154,27 @@ class SharedFields(Fields):
     model: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=1e6)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1, le=LARGEST_ID)
+    top_k: int | None = Field(default=None, ge=-1, le=LARGEST)
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0, le=1e6)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(default=None, ge=1, le=128)
-    stop: str | list[str] | None = None
+    stop: Word | Annotated[list[Word], Field(max_length=64)] | None = None
     stop_token_ids: list[TokenId] | None = None
     min_tokens: int | None = Field(default=None, ge=0)
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
-    logit_bias: dict[str, float] | None = None
-    bad_words: list[str] | None = None
-    allowed_token_ids: list[TokenId] | None = None
+    logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    bad_words: Annotated[list[Word], Field(max_length=1024)] | None = None
+    allowed_token_ids: TokenIds | None = None
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
-    stream: StrictBool | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     routing: RoutingFields | None = None
     include_steps: bool = False  # of an answer that isn't streamed
@@ -122,10 +193,18 @@ class SharedFields(Fields):
     priority: int | None = None
 
 
+Prompt = Annotated[str, Field(min_length=1)]
+
+
 class CompletionRequest(SharedFields):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    prompt: (
+        Prompt
+        | TokenIds
+        | Annotated[list[Prompt], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1)]
+    )
     max_tokens: int | None = Field(default=None, ge=0)
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -136,7 +215,7 @@ class CompletionRequest(SharedFields):
 class ChatRequest(SharedFields):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Messages
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
@@ -156,6 +235,12 @@ class ChatRequest(SharedFields):
     verbosity: str | None = None
 
 
+class ReasoningPart(OpenFields):
+    """A part of a thought."""
+
+    text: str
+
+
 class Reasoning(Fields):
     """How much a response thinks before it."""
 
@@ -170,16 +255,29 @@ class ResponseText(Fields):
     verbosity: str | None = None  # without effect
 
 
+class InputMessage(Message):
+    """A message of a response's input."""
+
+    type: Literal["message"] = "message"
+
+
+class InputReasoning(OpenFields):
+    """What an earlier response thought."""
+
+    type: Literal["reasoning"]
+    content: list[ReasoningPart] | None = None
+
+
 class ResponsesRequest(Fields):
     """POST /v1/responses: text in, text out."""
 
     model: str | None = None
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    input: str | Annotated[list[InputMessage | InputReasoning], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=1e6)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    stream: StrictBool | None = None
+    stream: bool | None = None
     reasoning: Reasoning | None = None
     text: ResponseText | None = None
     routing: RoutingFields | None = None
@@ -203,7 +301,7 @@ class TokenizeRequest(Fields):
     model: str | None = None
     prompt: str | None = None
     content: str | None = None  # as llama.cpp's clients call it
-    messages: list[dict[str, Any]] | None = Field(default=None, min_length=1)
+    messages: Messages | None = None
     add_special_tokens: bool = True
     add_special: bool = True  # ... and this
     with_pieces: bool = False  # ... and what comes then in place of ids: each with what it stands for

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -13,8 +13,7 @@ from glimp_engine.serving.answers import shares_of, usage_of
 from glimp_engine.serving.async_engine import RequestStream
 from glimp_engine.serving.chat import finished, prompt_of
 from glimp_engine.serving.parameters import routing_of, sampling_of
-from glimp_engine.serving.problems import ApiError
-from glimp_engine.serving.protocol import ChatRequest, ResponsesRequest
+from glimp_engine.serving.protocol import ChatRequest, InputMessage, InputReasoning, ResponsesRequest
 from glimp_engine.serving.served import Served
 from glimp_engine.serving.sse import EventStreamResponse, event, until_disconnected
 
@@ -36,17 +35,19 @@ async def answer_response(served: Served, fields: ResponsesRequest, request: Req
 def as_chat(fields: ResponsesRequest) -> ChatRequest:
     """The same as a chat."""
     instructions = [] if fields.instructions is None else [{"role": "system", "content": fields.instructions}]
-    items = [{"role": "user", "content": fields.input}] if isinstance(fields.input, str) else fields.input
+    items = [InputMessage(role="user", content=fields.input)] if isinstance(fields.input, str) else fields.input
     effort = None if fields.reasoning is None else fields.reasoning.effort
-    return ChatRequest(
-        model=fields.model,
-        messages=[*instructions, *messages_of(items)],
-        max_tokens=fields.max_output_tokens,
-        temperature=fields.temperature,
-        top_p=fields.top_p,
-        reasoning_effort=effort,
-        response_format=response_format(fields),
-        routing=fields.routing,
+    return ChatRequest.model_validate(
+        {
+            "model": fields.model,
+            "messages": [*instructions, *messages_of(items)],
+            "max_tokens": fields.max_output_tokens,
+            "temperature": fields.temperature,
+            "top_p": fields.top_p,
+            "reasoning_effort": effort,
+            "response_format": response_format(fields),
+            "routing": fields.routing,
+        }
     )
 
 
@@ -58,27 +59,20 @@ def response_format(fields: ResponsesRequest) -> Any:
     return {"type": "json_schema", "json_schema": {key: value for key, value in form.items() if key != "type"}}
 
 
-def messages_of(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The messages among the input's items; what an earlier response thought goes to the message behind it.
-
-    Raises: ApiError on an item that is none.
-    """
-    thought: str | None = None
-    for i, item in enumerate(items):
-        kind = item.get("type", "message")
-        if kind == "reasoning":
-            thought = "".join(str(part.get("text", "")) for part in item.get("content") or [])
-        elif kind == "message" and isinstance(item.get("role"), str):
-            role = "system" if item["role"] == "developer" else item["role"]
-            message = {"role": role, "content": item.get("content")}
-            if thought and role == "assistant":
-                message["reasoning_content"] = thought
-            thought = None
-            yield message
-        else:
-            raise ApiError(
-                400, f"input[{i}] is of type {kind!r} with role {item.get('role')!r}; allowed: messages", f"input[{i}]"
-            )
+def messages_of(items: Sequence[InputMessage | InputReasoning]) -> Iterator[dict[str, Any]]:
+    """The messages among the input's items; what an earlier response thought goes to the message behind it."""
+    thought = ""
+    for item in items:
+        if isinstance(item, InputReasoning):
+            thought = "".join(part.text for part in item.content or [])
+            continue
+        message = item.model_dump(exclude_unset=True, exclude={"type"})
+        if item.role == "developer":
+            message["role"] = "system"
+        if thought and item.role == "assistant":
+            message["reasoning_content"] = thought
+        thought = ""
+        yield message
 
 
 class ResponseAnswer:

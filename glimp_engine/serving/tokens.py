@@ -17,7 +17,7 @@ def tokenize(served: Served, fields: TokenizeRequest) -> dict[str, Any]:
         raise ApiError(400, "prompt, content and messages are not one; allowed: one of them", "prompt")
     if fields.messages is not None:
         chat = Chat(
-            fields.messages,
+            [message.model_dump(exclude_unset=True) for message in fields.messages],
             tools=fields.tools,
             chat_template_kwargs=fields.chat_template_kwargs or {},
             add_generation_prompt=fields.add_generation_prompt,

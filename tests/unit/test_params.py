@@ -19,10 +19,10 @@ from glimp_engine.speculation import read_speculation
 NAN, INF = math.nan, math.inf
 BAD_SAMPLING = {
     "temperature": [-0.1, NAN, INF, "1", None, True],
-    "top_p": [0, 0.0, -1, 1.1, NAN, None],
+    "top_p": [0, 0.0, 1e-40, -1, 1.1, NAN, None],
     "top_k": [-2, 1.5, "5", None, True, 2**31],
     "min_p": [-0.1, 1.1, NAN, None],
-    "repetition_penalty": [0, -1, NAN, INF, None],
+    "repetition_penalty": [0, 1e-40, -1, NAN, INF, None],
     "presence_penalty": [-2.1, 2.1, NAN, None],
     "frequency_penalty": [-2.1, 2.1, NAN, None],
     "seed": [1.0, "1", 2**63, -(2**63) - 1, True],
