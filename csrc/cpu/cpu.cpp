@@ -16,6 +16,7 @@ namespace glimp {
     namespace path {                          \
     extern const ElementwiseKernels kElementwise; \
     extern const LinearKernels kLinear;       \
+    extern const FloatLinearKernels kFloatLinear; \
     extern const AttentionKernels kAttention; \
     extern const VocabularyKernels kVocabulary; \
     }
@@ -28,7 +29,8 @@ GLIMP_DECLARE(avx512_vnni)
 
 namespace {
 
-#define GLIMP_KERNELS(id, path) {id, path::kElementwise, path::kLinear, path::kAttention, path::kVocabulary}
+#define GLIMP_KERNELS(id, path) \
+    {id, path::kElementwise, path::kLinear, path::kFloatLinear, path::kAttention, path::kVocabulary}
 const Kernels kPaths[] = {
 #ifdef GLIMP_X86
     GLIMP_KERNELS(GLIMP_PATH_AVX512_VNNI, avx512_vnni),

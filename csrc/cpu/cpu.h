@@ -21,6 +21,7 @@ struct Kernels {
     int32_t path;
     ElementwiseKernels elementwise;
     LinearKernels linear;
+    FloatLinearKernels float_linear;
     AttentionKernels attention;
     VocabularyKernels vocabulary;
 };

@@ -50,15 +50,14 @@ void linear(glimp_cpu &cpu, const float *x, int64_t num_tokens, const Product *p
             if (is_quantized(weight))
                 cpu.kernels.linear.quantized(weight, rows, begin, end, products[i].out);
             else
-                cpu.kernels.linear.floating(weight, x, num_tokens, begin, end, products[i].out);
+                cpu.kernels.float_linear.multiply(weight, x, num_tokens, begin, end, products[i].out);
         }
     });
 }
 
 void embed(glimp_cpu &cpu, const int64_t *token_ids, int64_t num_tokens, const glimp_weight &weight, float *out) {
-    cpu.threads.run(num_tokens, [&](int64_t t, int) {
-        cpu.kernels.linear.dequantize(weight, token_ids[t], out + t * weight.k);
-    });
+    const auto row = is_quantized(weight) ? cpu.kernels.linear.dequantize : cpu.kernels.float_linear.row;
+    cpu.threads.run(num_tokens, [&](int64_t t, int) { row(weight, token_ids[t], out + t * weight.k); });
 }
 
 int32_t check_weight(const glimp_weight &weight) {
