@@ -102,6 +102,29 @@ inline void sum_four(F32 a, F32 b, F32 c, F32 d, float (&sums)[4]) {
 inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
 inline int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
 
+#if defined(__AVX512BF16__)
+// 32 numbers of bfloat16: two for each lane.
+struct BF16 {
+    __m512bh v;
+};
+inline BF16 as_bfloats(__m512i bits) {
+    BF16 out;
+    std::memcpy(&out.v, &bits, sizeof bits);
+    return out;
+}
+inline BF16 load_bfloats(const uint16_t *p) { return as_bfloats(_mm512_loadu_si512(p)); }
+// The first n of them, 0 <= n <= 32, and zeros.
+inline BF16 load_first_bfloats(const uint16_t *p, int64_t n) {
+    return as_bfloats(_mm512_maskz_loadu_epi16(n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1, p));
+}
+// c + the products of a lane's two numbers; numbers too small to be normal are zero.
+inline F32 dot(BF16 a, BF16 b, F32 c) { return {_mm512_dpbf16_ps(c.v, a.v, b.v)}; }
+inline void store_bfloats(uint16_t *p, F32 a) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(a.v);
+    std::memcpy(p, &rounded, sizeof rounded);
+}
+#endif
+
 // The parts of a vector that are registers of their own, for sums that must stay in them.
 constexpr int kParts = 1;
 using F32Part = F32;
