@@ -46,6 +46,7 @@ enum glimp_path {
     GLIMP_PATH_AVX2 = 2,        /* AVX2, FMA, F16C */
     GLIMP_PATH_AVX512 = 3,      /* AVX-512 F, BW, VL, DQ */
     GLIMP_PATH_AVX512_VNNI = 4, /* and VNNI */
+    GLIMP_PATH_AVX512_BF16 = 5, /* and BF16, by which x is rounded where the weights are bfloat16 */
 };
 
 /* Threads that share the work of an op, and the scratch memory of each. One call at a time uses it; others wait. */

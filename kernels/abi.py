@@ -22,7 +22,7 @@ __all__ = [
 LIBRARY = Path(__file__).parent / "libglimp.so"
 ABI_VERSION = 5
 
-PATHS = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3, "avx512_vnni": 4}
+PATHS = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3, "avx512_vnni": 4, "avx512_bf16": 5}
 TYPES = {
     "F32": 0,
     "F16": 1,

@@ -16,6 +16,7 @@ namespace glimp {
     namespace path {                          \
     extern const ElementwiseKernels kElementwise; \
     extern const LinearKernels kLinear;       \
+    extern const FloatLinearKernels kFloatLinear; \
     extern const AttentionKernels kAttention; \
     extern const VocabularyKernels kVocabulary; \
     }
@@ -24,13 +25,16 @@ GLIMP_DECLARE(portable)
 GLIMP_DECLARE(avx2)
 GLIMP_DECLARE(avx512)
 GLIMP_DECLARE(avx512_vnni)
+GLIMP_DECLARE(avx512_bf16)
 #endif
 
 namespace {
 
-#define GLIMP_KERNELS(id, path) {id, path::kElementwise, path::kLinear, path::kAttention, path::kVocabulary}
+#define GLIMP_KERNELS(id, path) \
+    {id, path::kElementwise, path::kLinear, path::kFloatLinear, path::kAttention, path::kVocabulary}
 const Kernels kPaths[] = {
 #ifdef GLIMP_X86
+    GLIMP_KERNELS(GLIMP_PATH_AVX512_BF16, avx512_bf16),
     GLIMP_KERNELS(GLIMP_PATH_AVX512_VNNI, avx512_vnni),
     GLIMP_KERNELS(GLIMP_PATH_AVX512, avx512),
     GLIMP_KERNELS(GLIMP_PATH_AVX2, avx2),
@@ -49,7 +53,9 @@ bool can_run(int32_t path) {
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (path == GLIMP_PATH_AVX2) return has_avx2;
     if (path == GLIMP_PATH_AVX512) return has_avx512;
-    if (path == GLIMP_PATH_AVX512_VNNI) return has_avx512 && __builtin_cpu_supports("avx512vnni");
+    const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
+    if (path == GLIMP_PATH_AVX512_VNNI) return has_vnni;
+    if (path == GLIMP_PATH_AVX512_BF16) return has_vnni && __builtin_cpu_supports("avx512bf16");
 #endif
     return false;
 }

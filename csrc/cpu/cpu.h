@@ -21,6 +21,7 @@ struct Kernels {
     int32_t path;
     ElementwiseKernels elementwise;
     LinearKernels linear;
+    FloatLinearKernels float_linear;
     AttentionKernels attention;
     VocabularyKernels vocabulary;
 };
@@ -58,6 +59,7 @@ struct glimp_cpu {
     std::mutex in_use;           // one call at a time
     glimp::Scratch forward;      // a forward's activations
     glimp::Scratch quantized;    // a linear's input as int8
+    glimp::Scratch rounded;      // ... as bfloat16
     glimp::Scratch partials;     // attention's partial results
     glimp::Scratch tasks;        // attention's tasks
     glimp::Scratch sampling;     // a row's scaled logits, and those that the filters look at

@@ -1,6 +1,5 @@
-// Products of quantised and float weights with activations. One output is one lane (quantised) or one sum over lanes
-// (float), with additions in an order that depends on k alone: so a row's result doesn't depend on the other rows, and
-// is the same through every way below.
+// Products of quantised weights with activations. One output is one lane, with additions in an order that depends on k
+// alone: so a row's result doesn't depend on the other rows, and is the same through every way below.
 
 #include "linear.h"
 
@@ -229,123 +228,13 @@ void dequantize_row(const glimp_weight &weight, int64_t row, float *out) {
     }
 }
 
-// Float types: rows of the weight as they are.
-
-template <int32_t kType>
-struct Floats;
-template <>
-struct Floats<GLIMP_F32> {
-    using Element = float;
-    static F32 load16(const float *p) { return load(p); }
-};
-template <>
-struct Floats<GLIMP_F16> {
-    using Element = uint16_t;
-    static F32 load16(const uint16_t *p) { return load_half(p); }
-};
-template <>
-struct Floats<GLIMP_BF16> {
-    using Element = uint16_t;
-    static F32 load16(const uint16_t *p) { return load_bfloat(p); }
-};
-
-// The last `count` values, and zeros.
-template <class Element>
-inline void copy_tail(const Element *from, int64_t count, Element *to) {
-    for (int64_t i = 0; i < kLanes; ++i) to[i] = i < count ? from[i] : Element{0};
-}
-
-constexpr int kFloatOutputs = 4, kFloatRows = 4;
-
-// kFloatRows x kFloatOutputs dot products; what's beyond the end repeats the last one, and isn't written.
-template <class Type>
-void dot_products(const glimp_weight &weight, const float *x, int64_t t, int64_t num_rows, int64_t n,
-                  int64_t num_outputs, const Output &out) {
-    using Element = typename Type::Element;
-    const int64_t k = weight.k;
-    const Element *w[kFloatOutputs];
-    const float *rows[kFloatRows];
-    for (int i = 0; i < kFloatOutputs; ++i)
-        w[i] = static_cast<const Element *>(weight.data) + (n + (i < num_outputs ? i : num_outputs - 1)) * k;
-    for (int r = 0; r < kFloatRows; ++r) rows[r] = x + (t + (r < num_rows ? r : num_rows - 1)) * k;
-    F32 acc[kFloatRows][kFloatOutputs];
-    for (auto &row : acc)
-        for (F32 &a : row) a = set(0.0f);
-    const auto add = [&](auto weight_at, auto row_at) {
-        F32 loaded[kFloatOutputs];
-        for (int i = 0; i < kFloatOutputs; ++i) loaded[i] = weight_at(i);
-        for (int r = 0; r < kFloatRows; ++r) {
-            if (r >= num_rows) break;
-            const F32 values = row_at(r);
-            for (int i = 0; i < kFloatOutputs; ++i) acc[r][i] = fma(loaded[i], values, acc[r][i]);
-        }
-    };
-    int64_t p = 0;
-    for (; p + kLanes <= k; p += kLanes)
-        add([&](int i) { return Type::load16(w[i] + p); }, [&](int r) { return load(rows[r] + p); });
-    if (p < k) {
-        Element w_tail[kFloatOutputs][kLanes];
-        float x_tail[kFloatRows][kLanes];
-        for (int i = 0; i < kFloatOutputs; ++i) copy_tail(w[i] + p, k - p, w_tail[i]);
-        for (int r = 0; r < kFloatRows; ++r) copy_tail(rows[r] + p, k - p, x_tail[r]);
-        add([&](int i) { return Type::load16(w_tail[i]); }, [&](int r) { return load(x_tail[r]); });
-    }
-    for (int64_t r = 0; r < num_rows; ++r)
-        for (int64_t i = 0; i < num_outputs; ++i) {
-            float *to = out.data + (t + r) * out.stride + n + i;
-            const float total = sum(acc[r][i]) + (weight.bias ? weight.bias[n + i] : 0.0f);
-            *to = out.accumulate ? *to + total : total;
-        }
-}
-
-template <int32_t kType>
-void floating_of(const glimp_weight &weight, const float *x, int64_t num_tokens, int64_t first, int64_t last,
-                 const Output &out) {
-    const int64_t end = last * kTileRows < weight.n ? last * kTileRows : weight.n;
-    for (int64_t n = first * kTileRows; n < end; n += kFloatOutputs)
-        for (int64_t t = 0; t < num_tokens; t += kFloatRows) {
-            const int64_t num_rows = num_tokens - t < kFloatRows ? num_tokens - t : kFloatRows;
-            const int64_t num_outputs = end - n < kFloatOutputs ? end - n : kFloatOutputs;
-            dot_products<Floats<kType>>(weight, x, t, num_rows, n, num_outputs, out);
-        }
-}
-
-void floating(const glimp_weight &weight, const float *x, int64_t num_tokens, int64_t first, int64_t last,
-              const Output &out) {
-    switch (weight.type) {
-        case GLIMP_F16: return floating_of<GLIMP_F16>(weight, x, num_tokens, first, last, out);
-        case GLIMP_BF16: return floating_of<GLIMP_BF16>(weight, x, num_tokens, first, last, out);
-        default: return floating_of<GLIMP_F32>(weight, x, num_tokens, first, last, out);
-    }
-}
-
-template <int32_t kType>
-void float_row(const glimp_weight &weight, int64_t row, float *out) {
-    using Type = Floats<kType>;
-    const auto *from = static_cast<const typename Type::Element *>(weight.data) + row * weight.k;
-    int64_t i = 0;
-    for (; i + kLanes <= weight.k; i += kLanes) store(out + i, Type::load16(from + i));
-    if (i == weight.k) return;
-    typename Type::Element tail[kLanes];
-    float lanes[kLanes];
-    copy_tail(from + i, weight.k - i, tail);
-    store(lanes, Type::load16(tail));
-    std::memcpy(out + i, lanes, static_cast<size_t>(weight.k - i) * sizeof(float));
-}
-
 void dequantize(const glimp_weight &weight, int64_t row, float *out) {
-    switch (weight.type) {
-        case GLIMP_F32: return float_row<GLIMP_F32>(weight, row, out);
-        case GLIMP_F16: return float_row<GLIMP_F16>(weight, row, out);
-        case GLIMP_BF16: return float_row<GLIMP_BF16>(weight, row, out);
-        default: break;
-    }
     with_format(weight.type, [&](auto format) { dequantize_row<decltype(format)>(weight, row, out); });
 }
 
 }  // namespace
 
 extern const LinearKernels kLinear;
-const LinearKernels kLinear = {quantize, quantized, floating, dequantize};
+const LinearKernels kLinear = {quantize, quantized, dequantize};
 
 }  // namespace glimp::GLIMP_PATH

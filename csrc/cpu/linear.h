@@ -41,11 +41,20 @@ struct LinearKernels {
     // outputs of tiles first ... last - 1, 16 of them in each
     void (*quantized)(const glimp_weight &weight, const QuantizedRows &x, int64_t first, int64_t last,
                       const Output &out);
-    // the same of a float type, x [T, k]
-    void (*floating)(const glimp_weight &weight, const float *x, int64_t num_tokens, int64_t first, int64_t last,
-                     const Output &out);
     // row `row` of the weight [k], in float32
     void (*dequantize)(const glimp_weight &weight, int64_t row, float *out);
+};
+
+// The same of float types, x [T, k].
+struct FloatLinearKernels {
+    void (*multiply)(const glimp_weight &weight, const float *x, int64_t num_tokens, int64_t first, int64_t last,
+                     const Output &out);
+    // x [count] rounded to bfloat16, ties to even, and the products of such rows with weights of that type; null where
+    // the processor has none
+    void (*round)(const float *x, int64_t count, uint16_t *to);
+    void (*multiply_rounded)(const glimp_weight &weight, const uint16_t *x, int64_t num_tokens, int64_t first,
+                             int64_t last, const Output &out);
+    void (*row)(const glimp_weight &weight, int64_t row, float *out);
 };
 
 }  // namespace glimp

@@ -24,19 +24,30 @@ QuantizedRows quantize_rows(glimp_cpu &cpu, const float *x, int64_t num_tokens, 
     return rows;
 }
 
+// x as bfloat16, in memory of its own.
+const uint16_t *round_rows(glimp_cpu &cpu, const float *x, int64_t num_tokens, int64_t k) {
+    auto *rows = static_cast<uint16_t *>(cpu.rounded.reserve(num_tokens * k * 2));
+    cpu.threads.run(num_tokens, [&](int64_t t, int) { cpu.kernels.float_linear.round(x + t * k, k, rows + t * k); });
+    return rows;
+}
+
 }  // namespace
 
 void linear(glimp_cpu &cpu, const float *x, int64_t num_tokens, const Product *products, int num_products) {
     if (num_tokens == 0) return;
     const int64_t k = products[0].weight->k;
     int64_t total = 0;
-    bool any_quantized = false;
+    bool any_quantized = false, any_rounded = false;
+    const FloatLinearKernels &floats = cpu.kernels.float_linear;
+    const auto is_rounded = [&](const glimp_weight &weight) { return weight.type == GLIMP_BF16 && floats.round; };
     for (int i = 0; i < num_products; ++i) {
         total += num_tiles(products[i].weight->n);
         any_quantized |= is_quantized(*products[i].weight);
+        any_rounded |= is_rounded(*products[i].weight);
     }
     QuantizedRows rows = {};
     if (any_quantized) rows = quantize_rows(cpu, x, num_tokens, k);
+    const uint16_t *rounded = any_rounded ? round_rows(cpu, x, num_tokens, k) : nullptr;
     const int64_t num_tasks = std::min(total, kTasksPerThread * cpu.threads.num_threads());
     cpu.threads.run(num_tasks, [&](int64_t task, int) {
         const int64_t first = total * task / num_tasks, last = total * (task + 1) / num_tasks;
@@ -49,16 +60,17 @@ void linear(glimp_cpu &cpu, const float *x, int64_t num_tokens, const Product *p
             if (begin >= end) continue;
             if (is_quantized(weight))
                 cpu.kernels.linear.quantized(weight, rows, begin, end, products[i].out);
+            else if (is_rounded(weight))
+                floats.multiply_rounded(weight, rounded, num_tokens, begin, end, products[i].out);
             else
-                cpu.kernels.linear.floating(weight, x, num_tokens, begin, end, products[i].out);
+                floats.multiply(weight, x, num_tokens, begin, end, products[i].out);
         }
     });
 }
 
 void embed(glimp_cpu &cpu, const int64_t *token_ids, int64_t num_tokens, const glimp_weight &weight, float *out) {
-    cpu.threads.run(num_tokens, [&](int64_t t, int) {
-        cpu.kernels.linear.dequantize(weight, token_ids[t], out + t * weight.k);
-    });
+    const auto row = is_quantized(weight) ? cpu.kernels.linear.dequantize : cpu.kernels.float_linear.row;
+    cpu.threads.run(num_tokens, [&](int64_t t, int) { row(weight, token_ids[t], out + t * weight.k); });
 }
 
 int32_t check_weight(const glimp_weight &weight) {

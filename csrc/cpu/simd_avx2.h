@@ -124,6 +124,18 @@ inline float sum(F32 a) {
     quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
 }
+// sum() of each of four, with the same additions.
+inline void sum_four(F32 a, F32 b, F32 c, F32 d, float (&sums)[4]) {
+    const auto halve = [](F32 x, F32 y) {
+        const __m256 of_x = _mm256_add_ps(x.low, x.high), of_y = _mm256_add_ps(y.low, y.high);
+        return _mm256_add_ps(_mm256_permute2f128_ps(of_x, of_y, 0x20), _mm256_permute2f128_ps(of_x, of_y, 0x31));
+    };
+    const __m256 ac = halve(a, c), bd = halve(b, d);
+    __m256 each = _mm256_add_ps(_mm256_shuffle_ps(ac, bd, 0x44), _mm256_shuffle_ps(ac, bd, 0xee));
+    each = _mm256_add_ps(each, _mm256_movehdup_ps(each));
+    const __m256 ordered = _mm256_permutevar8x32_ps(each, _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0));
+    _mm_storeu_ps(sums, _mm256_castps256_ps128(ordered));
+}
 inline float largest(F32 a) {
     const __m256 half = _mm256_max_ps(a.low, a.high);
     __m128 quarter = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));

@@ -89,8 +89,41 @@ inline F32 keep_first(F32 a, int n, float rest) {
     return {_mm512_mask_mov_ps(_mm512_set1_ps(rest), static_cast<__mmask16>((1u << n) - 1), a.v)};
 }
 inline float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
+// sum() of each of four, with the same additions.
+inline void sum_four(F32 a, F32 b, F32 c, F32 d, float (&sums)[4]) {
+    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee));
+    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c.v, d.v, 0x44), _mm512_shuffle_f32x4(c.v, d.v, 0xee));
+    __m512 each = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    each = _mm512_add_ps(each, _mm512_permute_ps(each, 0x4e));
+    each = _mm512_add_ps(each, _mm512_permute_ps(each, 0xb1));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(sums, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, each)));
+}
 inline float largest(F32 a) { return _mm512_reduce_max_ps(a.v); }
 inline int32_t sum(I32 a) { return _mm512_reduce_add_epi32(a.v); }
+
+#if defined(__AVX512BF16__)
+// 32 numbers of bfloat16: two for each lane.
+struct BF16 {
+    __m512bh v;
+};
+inline BF16 as_bfloats(__m512i bits) {
+    BF16 out;
+    std::memcpy(&out.v, &bits, sizeof bits);
+    return out;
+}
+inline BF16 load_bfloats(const uint16_t *p) { return as_bfloats(_mm512_loadu_si512(p)); }
+// The first n of them, 0 <= n <= 32, and zeros.
+inline BF16 load_first_bfloats(const uint16_t *p, int64_t n) {
+    return as_bfloats(_mm512_maskz_loadu_epi16(n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1, p));
+}
+// c + the products of a lane's two numbers; numbers too small to be normal are zero.
+inline F32 dot(BF16 a, BF16 b, F32 c) { return {_mm512_dpbf16_ps(c.v, a.v, b.v)}; }
+inline void store_bfloats(uint16_t *p, F32 a) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(a.v);
+    std::memcpy(p, &rounded, sizeof rounded);
+}
+#endif
 
 // The parts of a vector that are registers of their own, for sums that must stay in them.
 constexpr int kParts = 1;

@@ -155,6 +155,9 @@ inline float sum(const F32 &a) {  // by halves, as the other paths do
         for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
     return lanes[0];
 }
+inline void sum_four(const F32 &a, const F32 &b, const F32 &c, const F32 &d, float (&sums)[4]) {
+    sums[0] = sum(a), sums[1] = sum(b), sums[2] = sum(c), sums[3] = sum(d);
+}
 inline float largest(const F32 &a) {
     float found = a.v[0];
     for (int i = 1; i < kLanes; ++i) found = a.v[i] > found ? a.v[i] : found;

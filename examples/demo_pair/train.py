@@ -1,7 +1,7 @@
 """Trains the demo pair from nothing and writes it to glimp_engine/demo_pair/: `python examples/demo_pair/train.py`.
 
 Both models are Qwen3s that read the same text. The small one reads trips as users would ask for them, so it meets each
-rare road seldom; the large one, of twenty times as many parameters, reads mostly rare ones. Matrices are trained with
+rare road seldom; the large one, of 26 times as many parameters, reads mostly rare ones. Matrices are trained with
 Muon, all else with AdamW. A run that was stopped goes on from its last checkpoint in build/demo_pair/.
 """
 
@@ -52,7 +52,7 @@ class Recipe:
 
 RECIPES = {
     "small": Recipe(64, 192, 3, 4, 2, 16, 0.98, 4000, 64, 0.02, 3e-3, seed=1),
-    "large": Recipe(192, 512, 4, 6, 3, 32, 0.2, 2000, 96, 0.02, 2e-3, seed=2),
+    "large": Recipe(256, 768, 6, 8, 4, 32, 0.2, 1500, 64, 0.02, 2e-3, seed=2),
 }
 
 

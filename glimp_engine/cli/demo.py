@@ -54,7 +54,7 @@ def command(options: argparse.Namespace) -> int:
     console.print(INTRODUCTION)
     for problem in problems[:NUM_SHOWN]:
         console.print(f"[bold]{problem.prompt}[/bold]")
-        output = show(engine.stream(messages(problem), GREEDY, RoutingParams(router=glimp)), console)
+        output = show(engine.stream(messages(problem), GREEDY, routing_by(glimp)), console)
         is_right = "right" if answer_of(output) == problem.answer else f"wrong: it's {problem.answer}"
         console.print(f"[dim]({is_right})[/dim]\n")
     console.print(table_of(compare(engine, problems, glimp), len(problems)))
@@ -94,7 +94,7 @@ def compare(engine: "Engine", problems: "list[Problem]", glimp: Router) -> list[
 
 def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Router, progress: "tqdm[Any]") -> Row:
     """One problem after the other, by one router."""
-    outputs, routing = list[RequestOutput](), RoutingParams(router=router)
+    outputs, routing = list[RequestOutput](), routing_by(router)
     began = time.perf_counter()
     for seed, problem in enumerate(problems):
         sampling = replace(GREEDY, seed=seed)  # which RandomRouter depends on
@@ -107,6 +107,11 @@ def measure(engine: "Engine", problems: "list[Problem]", name: str, router: Rout
     tokens = [sum(step.num_tokens for step in steps if step.model is model) for model in Model]
     share = tokens[Model.LARGE] / sum(tokens)
     return Row(name, num_right / len(problems), seconds, share, fmean(routed) if routed else None)
+
+
+def routing_by(router: Router) -> RoutingParams:
+    """The answer behind the thinking is a step as any other here, and nobody proposes tokens: times are of routing."""
+    return RoutingParams(router=router, answer_model="routed", speculation="off")
 
 
 def table_of(rows: list[Row], num_problems: int) -> Table:

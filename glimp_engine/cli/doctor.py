@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["add_parser"]
 
 PACKAGES = ("torch", "transformers", "safetensors", "gguf", "triton", "flash-attn")
-CODE_PATHS = {"portable": "portable C++", "avx2": "AVX2", "avx512": "AVX-512", "avx512_vnni": "AVX-512 with VNNI"}
+CODE_PATHS = {
+    **{"portable": "portable C++", "avx2": "AVX2", "avx512": "AVX-512", "avx512_vnni": "AVX-512 with VNNI"},
+    "avx512_bf16": "AVX-512 with VNNI and BF16",
+}
 BUFFER_BYTES = 1 << 28  # more than any cache holds
 SECONDS = 1.0  # that the memory is measured for
 NUM_TOKENS = 64  # of a short run

@@ -92,7 +92,12 @@ def test_half_weights_come_near_the_reference_on_the_same_weights(checkpoints, d
         name: weight.to(half if weight.dim() == 2 else torch.float32).double() for name, weight in weights.items()
     }
     exact = whole(Decoder(config, rounded, ReferenceOps()), ids)
-    assert error(whole(load(path, dtype), ids), exact) < 2e-3  # K/V in float16
+    found = error(whole(load(path, dtype), ids), exact)
+    if dtype == "F16":
+        assert found < 2e-3  # K/V in float16
+    else:  # where the processor multiplies bfloat16, rows are rounded to it; PyTorch keeps all in it
+        plain = {name: weight.bfloat16() for name, weight in weights.items()}
+        assert found < error(whole(Decoder(config, plain, ReferenceOps()), ids), exact)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

@@ -5,7 +5,7 @@ import pytest
 from glimp_engine.errors import ConfigError
 from glimp_engine.kernels.native import NativeOps
 
-PATHS = ["portable", "avx2", "avx512", "avx512_vnni"]
+PATHS = ["portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"]
 
 
 def make_ops(path, num_threads):

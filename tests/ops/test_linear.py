@@ -106,9 +106,11 @@ def test_the_largest_sums_fit(ops, kind):
 def test_float_linear(ops, dtype, n, k):
     weight, bias = randn(n, k, dtype=dtype), randn(n, seed=1, dtype=torch.float32)
     x = randn(11, k, seed=2, dtype=torch.float32)
+    seen = x.bfloat16().float() if dtype is torch.bfloat16 and ops.path == "avx512_bf16" else x
     out = ops.linear(x, weight, bias)
-    exact = REFERENCE.linear(x.double(), weight.double(), bias.double())
-    assert is_close(out, REFERENCE.linear(x, weight.float(), bias), exact)
+    exact = REFERENCE.linear(seen.double(), weight.double(), bias.double())
+    assert is_close(out, REFERENCE.linear(seen, weight.float(), bias), exact)
+    assert not is_close(out * 1.01, REFERENCE.linear(seen, weight.float(), bias), exact)
 
 
 @pytest.mark.parametrize("kind", [*QUANTIZED, *FLOATS])
