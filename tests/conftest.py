@@ -6,6 +6,7 @@ from pathlib import Path
 import on_gpu  # noqa: F401  first: it asks for the interpreter before anything imports Triton
 import pytest
 import torch
+from browser import chromium_path, opened_page
 from tiny import THINKING, THINKING_TEMPLATE, WORDS, Script, make_text, make_tokenizer, save_checkpoint
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -61,3 +62,14 @@ def real_models():
     if missing:
         pytest.skip(f"GLIMP_MODELS ({directory}) has no {', '.join(missing)}")
     return {name: directory / file for name, file in names.items()}
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    return chromium_path()
+
+
+@pytest.fixture
+def page(chromium):
+    with opened_page(chromium, viewport={"width": 1100, "height": 1200}) as opened:
+        yield opened

@@ -20,6 +20,7 @@ from glimp_engine.serving.completions import answer_completion
 from glimp_engine.serving.gate import Gate
 from glimp_engine.serving.metrics import Metrics
 from glimp_engine.serving.names import ServedModels
+from glimp_engine.serving.page import page_response
 from glimp_engine.serving.problems import ApiError, api_error
 from glimp_engine.serving.protocol import (
     ChatRequest,
@@ -105,6 +106,10 @@ def add_answers(app: FastAPI, served: Served) -> None:
 
 def add_facts(app: FastAPI, served: Served) -> None:
     """The endpoints that tell."""
+
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        return page_response(served.models.default)
 
     @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")

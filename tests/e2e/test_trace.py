@@ -1,11 +1,9 @@
 """`glimp trace`, in a real browser: what a reader sees, hovers over, and must not be harmed by."""
 
 import json
-import os
-import re
-import shutil
 
 import pytest
+from browser import HOSTILE, MIN_CONTRAST, MIN_CONTRAST_OF_LINES, brightness, contrast
 from proposers import Whims
 
 from glimp_engine.cli.main import main
@@ -13,20 +11,6 @@ from glimp_engine.cli.main import main
 pytestmark = pytest.mark.slow  # a browser is started for each
 
 PROMPT = "How many apples are there in all"
-MIN_CONTRAST = 4.5  # WCAG 2.1, 1.4.3
-MIN_CONTRAST_OF_LINES = 3  # 1.4.11
-HOSTILE = "</script ><!--<script ></script><img src=x onerror=\"document.title='harmed'\"> \"quoted\" & 'so' "
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """The path of a browser; CI sets GLIMP_NEEDS_BROWSER, so that it can't go without one unnoticed."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None and os.environ.get("GLIMP_NEEDS_BROWSER"):
-        pytest.fail("GLIMP_NEEDS_BROWSER is set, and there is no chromium")
-    if path is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
-    return path
 
 
 @pytest.fixture
@@ -53,22 +37,6 @@ def proposed_trace(trace, small_path, monkeypatch):
     known = {None: run["outputs"][0]["token_ids"]}
     monkeypatch.setattr("glimp_engine.engine.Proposing", lambda *parts: Whims(1, knows=known))
     return lambda **options: trace(large=small_path, **options)
-
-
-@pytest.fixture
-def page(chromium):
-    """A page that remembers what it has complained about, and what it has asked for."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1100, "height": 1200})
-        opened.complaints, opened.requests = [], []
-        opened.on("console", lambda message: opened.complaints.append(message.text))
-        opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        opened.on("request", lambda request: opened.requests.append(request.url))
-        yield opened
-        browser.close()
 
 
 def test_the_ticks_of_a_run_add_up_to_its_counters(trace):
@@ -236,21 +204,9 @@ def test_text_stands_out_from_the_page_in_light_and_in_dark(proposed_trace, page
     in_a_step = dict.fromkeys((".step .text", ".entropy", ".small .who", ".large .who", ".step .refused"), ".step")
     in_a_step["#proposals del"] = "body"
     for text, background in (behind | in_a_step).items():
-        low, high = sorted((brightness(page, text, "color"), brightness(page, background, "backgroundColor")))
-        assert (high + 0.05) / (low + 0.05) >= MIN_CONTRAST, text
+        assert contrast(page, text, background) >= MIN_CONTRAST, text
     for line in (".step .accepted.by-small", ".step .accepted.by-ngram"):
-        low, high = sorted(
-            (brightness(page, line, "textDecorationColor"), brightness(page, ".step", "backgroundColor"))
-        )
-        assert (high + 0.05) / (low + 0.05) >= MIN_CONTRAST_OF_LINES, line
-
-
-def brightness(page, selector, name):
-    """The relative luminance of a colour that is in force, 0 to 1, as WCAG defines it."""
-    colour = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{name}")
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        assert contrast(page, line, ".step", "textDecorationColor") >= MIN_CONTRAST_OF_LINES, line
 
 
 def test_what_a_model_has_written_is_text_and_nothing_else(trace, page):
