@@ -186,10 +186,15 @@ def source_of(asked: StructuredOutputs, llguidance: Any) -> str:
     elif asked.kind == "regex":
         source = f"start: /{llguidance.regex_to_lark(asked.regex)}/"
     elif asked.kind == "choice":
-        source = "start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in asked.choice or ())
+        source = "start: " + " | ".join(map(quoted, asked.choice or ()))
     else:
         source = f"start: %json {asked.json or ANY_OBJECT}"
     return f"{source}\n{UNFORCED}"
+
+
+def quoted(text: str) -> str:
+    """The text as a string of Lark's: as JSON has it, but for a control character that Lark doesn't take."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def import_llguidance() -> Any:
