@@ -24,7 +24,7 @@ from tables import (
     routed,
     table_of,
 )
-from tiny import make_text
+from tiny import CHAT_TEMPLATE, Script, make_text
 from tiny_requests import check_pages
 
 from glimp_engine import (
@@ -42,7 +42,7 @@ from glimp_engine import (
     StructuredOutputs,
 )
 from glimp_engine.config import EngineConfig
-from glimp_engine.text import GrammarReader, Grammars
+from glimp_engine.text import Chat, GrammarReader, Grammars
 
 pytest.importorskip("llguidance")
 
@@ -259,6 +259,34 @@ def test_what_the_thinking_says_is_no_part_of_the_answer(monkeypatch):
         assert is_asked_for("choice", output.outputs[0].text.partition("</think>")[2])
 
 
+@pytest.mark.parametrize(
+    "special", [("<|im_start|>", "<|im_end|>", "<think>", "</think>"), ("<|im_start|>", "<|im_end|>")]
+)
+def test_the_answer_begins_behind_a_mark_of_any_tokens(special):
+    """Each model says one thing, and at the answer's places as well others, of which the grammar takes another one."""
+    text = make_text(special=special, template=CHAT_TEMPLATE + "{{ '<think>\n' if add_generation_prompt }}")
+    mark = ["</think>"] if len(special) > 2 else list("</think>")
+    pieces = [" w1.\n\n", " w9", *mark, "\n\n", " w1", " w2"]
+    answer = {len(pieces) - 2: 5, len(pieces) - 1: 5}  # w1 to w5, then w2 to w6
+    script, chat = Script(text), [{"role": "user", "content": "Go"}]
+    length = len(text.encode_chat(Chat(chat)))
+    sampling = asking("choice", logit_bias=None, structured_outputs=StructuredOutputs(choice=[" w3 w5", " w4 w6"]))
+    ids = [script.id_of(piece) for piece in pieces]
+    for policy in (
+        None,
+        *(Whims(seed, depth=12, share_small=share, knows={None: ids}) for seed in range(4) for share in (0, 0.5)),
+    ):
+        for router in (GlimpRouter(1.0), LargeOnly(), SpecReason(5)):
+            models = [script.model(length, pieces, answer) for _ in Model]
+            engine = Engine(*models, kv_cache_bytes=KV)
+            if policy is not None:
+                engine._loop.scheduler.proposing = policy
+            (output,) = engine.generate([chat], sampling, RoutingParams(router=router), use_tqdm=False)
+            assert output.error is None
+            assert output.outputs[0].text.endswith("</think>\n\n w3 w5")
+            assert output.outputs[0].finish_reason == "stop"
+
+
 # Two vocabularies.
 
 
@@ -352,7 +380,7 @@ def test_whoever_has_no_grammar_pays_nothing(engine, monkeypatch):
 
     monkeypatch.setattr(engine._loop._batches, "of", noted)
     engine.generate([PROMPT], SamplingParams(temperature=0, max_tokens=9), routed(GlimpRouter(3.6)), use_tqdm=False)
-    assert {each for each in seen} == {(0, True)}
+    assert set(seen) == {(0, True)}
     seen.clear()
     engine.generate([PROMPT], asking("regex", max_tokens=9), routed(GlimpRouter(3.6)), use_tqdm=False)
     assert (0, False) not in seen
