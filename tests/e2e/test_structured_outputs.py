@@ -40,6 +40,7 @@ from glimp_engine import (
     SpecReason,
     StepEntropyRouter,
     StructuredOutputs,
+    Verdict,
 )
 from glimp_engine.config import EngineConfig
 from glimp_engine.text import Chat, GrammarReader, Grammars
@@ -72,6 +73,17 @@ HASTE = {
 }
 ROUTERS = [SmallOnly(), LargeOnly(), GlimpRouter(3.6), RandomRouter(0.5), StepEntropyRouter(3.3), SpecReason(10)]
 GRAMMARS = Grammars(TEXT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trusting(StepEntropyRouter):
+    """Asks the large model about each draft, and takes it whatever it says."""
+
+    threshold: float = 0.0
+    question: str | None = "Is it right?"
+
+    def review(self, draft):
+        return Verdict.ACCEPT
 
 
 def asking(kind, **values):
@@ -210,9 +222,7 @@ def thinking_engine(end=6.0, **options):
 
 
 @pytest.mark.parametrize("answer_model", ["small", "large", "routed"])
-@pytest.mark.parametrize(
-    "router", [GlimpRouter(3.6), RandomRouter(0.5), SpecReason(10), StepEntropyRouter(3.3)], ids=str
-)
+@pytest.mark.parametrize("router", [GlimpRouter(3.6), RandomRouter(0.5), SpecReason(10), Trusting()], ids=str)
 def test_a_thinking_is_free_and_the_answer_is_not(router, answer_model):
     engine, tables = thinking_engine()
     routing = RoutingParams(
@@ -259,14 +269,15 @@ def test_what_the_thinking_says_is_no_part_of_the_answer(monkeypatch):
         assert is_asked_for("choice", output.outputs[0].text.partition("</think>")[2])
 
 
+@pytest.mark.parametrize("space", [[], ["\n\n"]], ids=["at once", "blank line"])
 @pytest.mark.parametrize(
     "special", [("<|im_start|>", "<|im_end|>", "<think>", "</think>"), ("<|im_start|>", "<|im_end|>")]
 )
-def test_the_answer_begins_behind_a_mark_of_any_tokens(special):
+def test_the_answer_begins_behind_a_mark_of_any_tokens(special, space):
     """Each model says one thing, and at the answer's places as well others, of which the grammar takes another one."""
     text = make_text(special=special, template=CHAT_TEMPLATE + "{{ '<think>\n' if add_generation_prompt }}")
     mark = ["</think>"] if len(special) > 2 else list("</think>")
-    pieces = [" w1.\n\n", " w9", *mark, "\n\n", " w1", " w2"]
+    pieces = [" w1.\n\n", " w9", *mark, *space, " w1", " w2"]
     answer = {len(pieces) - 2: 5, len(pieces) - 1: 5}  # w1 to w5, then w2 to w6
     script, chat = Script(text), [{"role": "user", "content": "Go"}]
     length = len(text.encode_chat(Chat(chat)))
@@ -276,14 +287,14 @@ def test_the_answer_begins_behind_a_mark_of_any_tokens(special):
         None,
         *(Whims(seed, depth=12, share_small=share, knows={None: ids}) for seed in range(4) for share in (0, 0.5)),
     ):
-        for router in (GlimpRouter(1.0), LargeOnly(), SpecReason(5)):
+        for router in (GlimpRouter(1.0), LargeOnly(), SpecReason(5), Trusting()):
             models = [script.model(length, pieces, answer) for _ in Model]
             engine = Engine(*models, kv_cache_bytes=KV)
             if policy is not None:
                 engine._loop.scheduler.proposing = policy
             (output,) = engine.generate([chat], sampling, RoutingParams(router=router), use_tqdm=False)
             assert output.error is None
-            assert output.outputs[0].text.endswith("</think>\n\n w3 w5")
+            assert output.outputs[0].text.endswith("".join(["</think>", *space, " w3 w5"]))
             assert output.outputs[0].finish_reason == "stop"
 
 
