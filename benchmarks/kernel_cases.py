@@ -259,7 +259,7 @@ def sample_case(ops: NativeOps, vocab_size: int, temperature: float, top_p: floa
     token_class = torch.zeros(vocab_size, dtype=torch.uint8)
     exact = ReferenceOps().sample(logits.double(), params, token_class)
     outs = [torch.zeros(1, dtype=dtype) for dtype in (torch.int64, torch.float32, torch.float32, torch.uint8)]
-    given, addresses = sampling_of(params, 1), [out.data_ptr() for out in outs]
+    given, addresses = sampling_of(params, 1, vocab_size), [out.data_ptr() for out in outs]
     run = partial(
         ops.library.glimp_sample,
         *(ops.cpu, logits.data_ptr(), 1, vocab_size, vocab_size, ctypes.byref(given), token_class.data_ptr()),
@@ -304,6 +304,7 @@ def sampling(temperature: float, top_p: float) -> Sampling:
         bias_ids=torch.empty(0, dtype=torch.int64),
         bias_values=torch.empty(0),
         listed_only=one(0, torch.int32),
+        token_mask=torch.empty(0, 0, dtype=torch.int32),
     )
 
 

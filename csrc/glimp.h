@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define GLIMP_ABI_VERSION 5
+#define GLIMP_ABI_VERSION 6
 #define GLIMP_API __attribute__((visibility("default")))
 
 enum glimp_error {
@@ -162,13 +162,14 @@ typedef struct {
     const int64_t *bias_ids;         /* [bias_start[R]] */
     const float *bias_values;        /* [bias_start[R]], below infinity; -infinity bans */
     const int32_t *listed_only;      /* [R] */
+    const uint32_t *token_mask;      /* [R, (V + 31) / 32], bit i % 32 of word i / 32 is 0 where token i is banned; or null */
 } glimp_sampling;
 
 /* One token a row, with its entropy and log-probability (nats, of the raw logits) and its boundary class.
  *
  * logits [R, V]; token_class [V]; token, entropy, logprob, out_class [R]. A row's results depend on that row alone.
- * A row with a NaN, or with nothing above -inf, gives token 0, entropy and logprob NaN; one whose biases leave nothing
- * above -inf gives token 0 and logprob NaN.
+ * A row with a NaN, or with nothing above -inf, gives token 0, entropy and logprob NaN; one whose biases and
+ * mask leave nothing above -inf gives token 0 and logprob NaN.
  */
 GLIMP_API int32_t glimp_sample(glimp_cpu *cpu, const float *logits, int64_t num_rows, int64_t vocab_size,
                                int64_t row_stride, const glimp_sampling *params, const uint8_t *token_class,

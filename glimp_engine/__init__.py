@@ -36,7 +36,7 @@ from glimp_engine.routing import (
     StepPerplexityRouter,
     Verdict,
 )
-from glimp_engine.sampling import SamplingParams
+from glimp_engine.sampling import SamplingParams, StructuredOutputs
 from glimp_engine.speculation import Speculation
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "StepEntropyRouter",
     "StepPerplexityRouter",
     "StepStart",
+    "StructuredOutputs",
     "Token",
     "Verdict",
 ]

@@ -1,24 +1,26 @@
 """How a request's tokens are sampled."""
 
 import functools
+import json
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from glimp_engine.errors import ConfigError, check_integer, check_number, shown
 
-__all__ = ["UNSUPPORTED", "SamplingParams"]
+__all__ = ["UNSUPPORTED", "SamplingParams", "StructuredOutputs"]
 
 MAX_STOPS, MAX_STOP_CHARS = 64, 1024
-MAX_BAD_WORDS = 1024
+MAX_BAD_WORDS = MAX_CHOICES = 1024
+MAX_GRAMMAR_CHARS = 1 << 20
 LARGEST_BIAS = 1e6
 LEAST = 1e-30  # of what must be above 0: in float32, too
 LARGEST_ID = 2**31 - 1
 # vLLM's other fields, and what to do instead; docs/sampling.md has them all
 UNSUPPORTED = {
-    "structured_outputs": "there are no grammars here",
-    "guided_decoding": "there are no grammars here",
+    "guided_decoding": "it's called structured_outputs now",
     "logits_processors": "logit_bias, bad_words and allowed_token_ids are what a request may do to logits",
     "detokenize": "text is always made, as steps end with it",
     "spaces_between_special_tokens": "no space is put between tokens",
@@ -41,33 +43,86 @@ UNSUPPORTED = {
     "length_penalty": "there is no beam search here",
     "early_stopping": "there is no beam search here",
 }
+UNSUPPORTED_OUTPUTS = {  # of its StructuredOutputsParams
+    "disable_any_whitespace": "white space is as JSON has it; a grammar can have less",
+    "disable_additional_properties": "a schema says so itself, by additionalProperties",
+    "whitespace_pattern": "white space is as JSON has it; a grammar can have another",
+    "structural_tag": "an answer follows its grammar from its first token on",
+}
+KINDS = ("json", "json_object", "regex", "choice", "grammar")
 T = TypeVar("T")
 
 
-def refuse_by_name(cls: type[T]) -> type[T]:
-    """The class, whose constructor names what vLLM's has and this one can't do."""
-    init: Any = cls.__init__
+def refusing(unsupported: dict[str, str]) -> Callable[[type[T]], type[T]]:
+    """For a class whose constructor names what vLLM's has and it can't do, and what to do instead."""
 
-    @functools.wraps(init)
-    def checked(self: T, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name in UNSUPPORTED:
-                raise ConfigError(f"{name} is {shown(kwargs[name])}; allowed: not to give it, as {UNSUPPORTED[name]}")
-        init(self, *args, **kwargs)
+    def decorate(cls: type[T]) -> type[T]:
+        init: Any = cls.__init__
 
-    cls.__init__ = checked  # type: ignore[assignment]
-    return cls
+        @functools.wraps(init)
+        def checked(self: T, *args: Any, **kwargs: Any) -> None:
+            for name in kwargs:
+                if name in unsupported:
+                    why = unsupported[name]
+                    raise ConfigError(f"{name} is {shown(kwargs[name])}; allowed: not to give it, as {why}")
+            init(self, *args, **kwargs)
+
+        cls.__init__ = checked  # type: ignore[assignment]
+        return cls
+
+    return decorate
 
 
-@refuse_by_name
+@refusing(UNSUPPORTED_OUTPUTS)
+@dataclass(frozen=True)
+class StructuredOutputs:
+    """What an answer has to be: one of these, by the names of vLLM's StructuredOutputsParams.
+
+    It's the answer that follows it, not the thinking before it.
+
+    Raises: ConfigError that names the field, the value and what is allowed.
+    """
+
+    json: str | dict[str, Any] | bool | None = None  # JSON of this schema, which is kept as text
+    json_object: bool | None = None  # True: a JSON object of any kind
+    regex: str | None = None  # what this matches as a whole, in the syntax of Rust's regex; \d is 0 to 9
+    choice: tuple[str, ...] | list[str] | None = None  # one of these
+    grammar: str | None = None  # what this derives: Lark's syntax, or EBNF as llama.cpp has it
+
+    def __post_init__(self) -> None:
+        kinds = [name for name in KINDS if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            given = ", ".join(kinds) or "nothing"
+            raise ConfigError(f"structured_outputs has {given}; allowed: one of {', '.join(KINDS)}")
+        if self.json_object not in (None, True):
+            raise ConfigError(f"json_object is {shown(self.json_object)}; allowed: None, True")
+        if self.json is not None:
+            object.__setattr__(self, "json", check_schema(self.json))
+        if self.choice is not None:
+            object.__setattr__(self, "choice", check_words("choice", self.choice, MAX_CHOICES))
+            if not self.choice:
+                raise ConfigError("choice is []; allowed: at least one string")
+        value = getattr(self, self.kind)
+        if self.kind in ("regex", "grammar") and not (isinstance(value, str) and value):
+            raise ConfigError(f"{self.kind} is {shown(value)}; allowed: text")
+        if isinstance(value, str) and len(value) > MAX_GRAMMAR_CHARS:
+            raise ConfigError(f"{self.kind} has {len(value)} characters; allowed: {MAX_GRAMMAR_CHARS}")
+
+    @property
+    def kind(self) -> str:
+        """The name of the one that is given."""
+        return next(name for name in KINDS if getattr(self, name) is not None)
+
+
+@refusing(UNSUPPORTED)
 @dataclass(frozen=True)
 class SamplingParams:
     """How a request's tokens are sampled; names and meanings as in vLLM.
 
-    Biases (allowed_token_ids, bad_words, min_tokens, logit_bias) come first, then penalties, temperature, min_p, top_k,
-    top_p. Reported log-probabilities, and the entropy of a glimpse, are those of the model, before all of these. Token
-    ids are the small model's. Two runs with the same seed give the same tokens, whatever else is in the batch; without
-    a seed one is drawn for each request.
+    Biases (allowed_token_ids, bad_words, min_tokens, logit_bias) and structured_outputs come first, then penalties,
+    temperature, min_p, top_k, top_p. Reported log-probabilities, and the entropy of a glimpse, are those of the model,
+    before all of these. Token ids are the small model's. Two runs with the same seed give the same tokens, whatever
+    else is in the batch; without a seed one is drawn for each request.
 
     Raises: ConfigError that names the field, the value and what is allowed, or vLLM's field that is not supported.
     """
@@ -94,6 +149,7 @@ class SamplingParams:
     skip_special_tokens: bool = True  # they aren't part of the text
     prompt_logprobs: int | None = None  # as logprobs, of the prompt's tokens
     truncate_prompt_tokens: int | None = None  # keep the prompt's last tokens; -1: as many as leave room for one more
+    structured_outputs: StructuredOutputs | None = None  # what the answer has to be; None: any text
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, 0, 1e6)
@@ -125,6 +181,10 @@ class SamplingParams:
             object.__setattr__(self, "allowed_token_ids", allowed)
         if self.logit_bias is not None:
             object.__setattr__(self, "logit_bias", check_biases(self.logit_bias))
+        if not isinstance(self.structured_outputs, StructuredOutputs | None):
+            raise ConfigError(
+                f"structured_outputs is {shown(self.structured_outputs)}; allowed: None, StructuredOutputs(...)"
+            )
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:
@@ -142,7 +202,7 @@ class SamplingParams:
     @property
     def follows_text(self) -> bool:
         """Whether what is done to a token's logits depends on the tokens before it."""
-        return self.has_penalties or bool(self.bad_words) or self.min_tokens > 0
+        return self.has_penalties or bool(self.bad_words) or self.min_tokens > 0 or self.structured_outputs is not None
 
 
 def check_words(name: str, words: Any, max_words: int) -> tuple[str, ...]:
@@ -156,6 +216,17 @@ def check_words(name: str, words: Any, max_words: int) -> tuple[str, ...]:
             f"allowed: {max_words} of up to {MAX_STOP_CHARS}, as each token is compared with all of them"
         )
     return tuple(dict.fromkeys(each))
+
+
+def check_schema(schema: Any) -> str:
+    """A JSON schema as text. Raises: ConfigError when it is none."""
+    try:
+        read = json.loads(schema) if isinstance(schema, str) else schema
+        if isinstance(read, dict | bool):
+            return json.dumps(read, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"json is {shown(schema)}, {error}; allowed: a JSON schema, a dict or its text") from None
+    raise ConfigError(f"json is {shown(schema)}; allowed: a JSON schema, a dict or its text")
 
 
 def check_ids(name: str, ids: Any) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ class Sampling:
     bias_ids: Tensor  # [M] int64, distinct token ids of a row
     bias_values: Tensor  # [M] fp32, what is added to their logits; -inf bans a token
     listed_only: Tensor  # [R] int32, other than 0: a row that has biases bans every token without one
+    # [R, ceil(V / 32)] int32: bit i % 32 of word i / 32 is 0 where the row bans token i; [0, 0] where no row bans so
+    token_mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,11 @@ class Ops(Protocol):
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
         """One token a row with its entropy, log-probability and class: logits [R, V], token_class [V] uint8.
 
-        Biases, penalties, temperature, min_p, top_k, top_p, in this order; each filter keeps the tokens that tie with
-        its last one. The token is the largest of logit / temperature - log(noise), the lowest id among equals, where
-        the noise of a token id depends on (seed, sequence index, position) alone (`philox.exponential_noise`). A row
-        that has a NaN or nothing above -inf gives token 0 with entropy and log-probability NaN; one whose biases leave
-        nothing above -inf gives token 0 with log-probability NaN, and its entropy.
+        Biases and mask, penalties, temperature, min_p, top_k, top_p, in this order; each filter keeps the tokens that
+        tie with its last one. The token is the largest of logit / temperature - log(noise), the lowest id among equals,
+        where the noise of a token id depends on (seed, sequence index, position) alone (`philox.exponential_noise`). A
+        row that has a NaN or nothing above -inf gives token 0 with entropy and log-probability NaN; one whose biases
+        and mask leave nothing above -inf gives token 0 with log-probability NaN, and its entropy.
         """
 
     def top_logprobs(self, logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 LIBRARY = Path(__file__).parent / "libglimp.so"
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 PATHS = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3, "avx512_vnni": 4, "avx512_bf16": 5}
 TYPES = {
@@ -90,6 +90,7 @@ class CSampling(ctypes.Structure):
             "bias_ids",
             "bias_values",
             "listed_only",
+            "token_mask",
         )
     ]
 

@@ -67,7 +67,7 @@ class NativeOps(ReferenceOps):
         """
         self.library = load_library()
         self.cpu = create_cpu(self.library, num_threads or torch.get_num_threads(), path)
-        self._sampling: tuple[Sampling, int, CSampling] | None = None  # the last one's addresses
+        self._sampling: tuple[Sampling, tuple[int, int], CSampling] | None = None  # the last one's addresses
         weakref.finalize(self, self.library.glimp_cpu_destroy, self.cpu)
 
     @property
@@ -195,10 +195,11 @@ class NativeOps(ReferenceOps):
         check_error(self.library, "silu_mul", code)
         return out
 
-    def sampling_struct(self, params: Sampling, num_rows: int) -> CSampling:
+    def sampling_struct(self, params: Sampling, num_rows: int, vocab_size: int) -> CSampling:
         """`sampling_of`; of the same parameters as last time, which a decoding engine gives again, what it was."""
-        if self._sampling is None or self._sampling[0] is not params or self._sampling[1] != num_rows:
-            self._sampling = (params, num_rows, sampling_of(params, num_rows))
+        shape = num_rows, vocab_size
+        if self._sampling is None or self._sampling[0] is not params or self._sampling[1] != shape:
+            self._sampling = (params, shape, sampling_of(params, *shape))
         return self._sampling[2]
 
     def sample(self, logits: Tensor, params: Sampling, token_class: Tensor) -> Samples:
@@ -219,7 +220,7 @@ class NativeOps(ReferenceOps):
             num_rows,
             vocab_size,
             max(logits.stride(0), vocab_size),
-            self.sampling_struct(params, num_rows),
+            self.sampling_struct(params, num_rows, vocab_size),
             expect("token_class", token_class, (vocab_size,), torch.uint8).data_ptr(),
             *(out.data_ptr() for out in (samples.token, samples.entropy, samples.logprob, samples.token_class)),
         )
@@ -277,17 +278,19 @@ def kv_of(k_cache: Tensor, v_cache: Tensor, num_kv_heads: int, head_dim: int) ->
     return CKV(k_cache.data_ptr(), v_cache.data_ptr(), num_pages, page_size, KV_TYPES[k_cache.dtype])
 
 
-def sampling_of(params: Sampling, num_rows: int) -> CSampling:
+def sampling_of(params: Sampling, num_rows: int, vocab_size: int) -> CSampling:
     """The parameters' addresses; valid as long as they are."""
     lengths = dict.fromkeys(("seen_start", "bias_start"), num_rows + 1)
     for name, columns in (("seen_start", ("seen_ids", "seen_counts")), ("bias_start", ("bias_ids", "bias_values"))):
         starts = expect(f"params.{name}", getattr(params, name), (num_rows + 1,), torch.int32)
         lengths |= dict.fromkeys(columns, starts.tolist()[-1])
+    mask, shape = params.token_mask, (num_rows, -(-vocab_size // 32)) if len(params.token_mask) else (0, 0)
     return CSampling(
         *(
             expect(f"params.{name}", getattr(params, name), (lengths.get(name, num_rows),), dtype).data_ptr()
             for name, dtype in SAMPLING_DTYPES.items()
-        )
+        ),
+        expect("params.token_mask", mask, shape, torch.int32).data_ptr() or None,
     )
 
 

@@ -30,10 +30,10 @@ def sample(logits: Tensor, sampling: Sampling, token_class: Tensor) -> Samples:
 
 
 def choose(logits: Tensor, sampling: Sampling, row: int) -> int:
-    """The row's token, from its logits [V]; 0 where they aren't numbers, NOTHING_LEFT where the biases ban all."""
+    """The row's token, from its logits [V]; 0 where they aren't numbers, NOTHING_LEFT where all are banned."""
     if not logits.max().isfinite():
         return 0
-    logits = penalize(add_biases(logits, sampling, row), sampling, row)
+    logits = penalize(mask_tokens(add_biases(logits, sampling, row), sampling, row), sampling, row)
     if logits.max() == -torch.inf:
         return NOTHING_LEFT
     temperature = float(sampling.temperature[row])
@@ -62,6 +62,15 @@ def add_biases(logits: Tensor, sampling: Sampling, row: int) -> Tensor:
     biased = (raw + values).clamp(-largest, largest).where((raw > -torch.inf) & (values > -torch.inf), -torch.inf)
     rest = torch.full_like(logits, -torch.inf) if sampling.listed_only[row] else logits
     return rest.index_put((ids,), biased)
+
+
+def mask_tokens(logits: Tensor, sampling: Sampling, row: int) -> Tensor:
+    """The logits with -inf wherever the row's mask has a 0."""
+    if not len(sampling.token_mask):
+        return logits
+    token = torch.arange(len(logits), device=logits.device)
+    is_allowed = (sampling.token_mask[row, token // 32] >> token % 32) & 1
+    return logits.where(is_allowed != 0, -torch.inf)
 
 
 def penalize(logits: Tensor, sampling: Sampling, row: int) -> Tensor:

@@ -16,11 +16,19 @@ from glimp_engine import (
     SpecReason,
     StepEntropyRouter,
     StepPerplexityRouter,
+    StructuredOutputs,
     Verdict,
 )
 
 MAX_MODEL_LEN = 96
 PROMPTS = ["How many?", "How many apples are there in all", "x", "Tell me: " + "a b c " * 6, "w" * 16, "w" * 31]
+# what the bytes of any vocabulary can write, whatever else is banned
+GRAMMARS = [
+    {"regex": r"([b-y]| w[0-9]+|[.\n ]|é)*"},
+    {"json": {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 3}]}}},
+    {"choice": ["yes", "nope", "w7 w7"]},
+    {"grammar": 'root ::= (" w" [0-9]+ ".\\n\\n")+ "!"'},
+]
 CHATS = [[{"role": "user", "content": text}] for text in ("Hi", "How many apples?")]
 BAD_PROMPTS = [
     "",
@@ -128,6 +136,7 @@ def random_wishes(rng):
         "skip_special_tokens": False,
         "prompt_logprobs": rng.choice([0, 2]),
         "truncate_prompt_tokens": rng.choice([-1, 3, 9]),
+        "structured_outputs": StructuredOutputs(**rng.choice(GRAMMARS)),
     }
     return {name: value for name, value in wishes.items() if rng.random() < 0.12}
 

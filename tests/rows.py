@@ -23,8 +23,11 @@ FILTERS = [
 ]
 
 
-def make_sampling(num_rows, seen=(), biases=(), **values):
-    """Parameters that do nothing, but for `values`; seen: (ids, counts) a row, biases: {id: value} a row."""
+def make_sampling(num_rows, seen=(), biases=(), mask=None, **values):
+    """Parameters that do nothing, but for `values`; seen: (ids, counts) a row, biases: {id: value} a row.
+
+    mask [R, V]: whether a row may draw a token.
+    """
     neutral = {"temperature": 1, "top_p": 1, "repetition_penalty": 1}
     seen = list(seen) or [([], [])] * num_rows
     columns = {
@@ -38,6 +41,7 @@ def make_sampling(num_rows, seen=(), biases=(), **values):
         "bias_ids": torch.tensor([i for row in biases for i in row], dtype=torch.int64),
         "bias_values": torch.tensor([value for row in biases for value in row.values()], dtype=torch.float32),
     }
+    columns["token_mask"] = torch.empty(0, 0, dtype=torch.int32) if mask is None else packed(mask)
     for field in dataclasses.fields(Sampling):
         if field.name not in columns:
             value = values.get(field.name, neutral.get(field.name, 0))
@@ -46,6 +50,16 @@ def make_sampling(num_rows, seen=(), biases=(), **values):
             column = torch.as_tensor(value).expand(num_rows) if torch.as_tensor(value).ndim == 0 else value
             columns[field.name] = torch.as_tensor(column).to(dtype.get(field.name, torch.float32)).contiguous()
     return Sampling(**columns)
+
+
+def packed(mask):
+    """[R, V] of booleans as the op takes them, with what lies beyond the vocabulary set at random."""
+    num_rows, vocab_size = mask.shape
+    words = -(-vocab_size // 32)
+    bits = torch.rand(num_rows, words * 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    bits[:, :vocab_size] = mask
+    numbers = np.packbits(bits.numpy(), axis=1, bitorder="little").view(np.int32)
+    return torch.from_numpy(numbers.copy())
 
 
 def random_logits(num_rows, vocab_size, scale=3.0, seed=0):
@@ -230,3 +244,50 @@ def check_nothing_left(sample, vocab_size, **values):
     terms = torch.where(raw == -torch.inf, 0.0, raw.exp() * raw)
     assert samples.entropy.tolist() == pytest.approx((-terms.sum(-1)).tolist(), abs=1e-5)
     assert samples.logprob[2].item() == pytest.approx(raw[2, vocab_size - 1].item(), abs=1e-4)
+
+
+MASKED = [
+    {"temperature": 0},
+    {"temperature": 1},
+    {"temperature": 0.8, "top_k": 9},
+    {"temperature": 0.8, "top_p": 0.9, "min_p": 0.01},
+    {"temperature": 0.3, "presence_penalty": 0.5, "repetition_penalty": 1.3},
+]
+MASK_SHARES = (1.0, 0.5, 0.01, 0.9, 0.0, 0.3)  # of the tokens that each row may draw; the last but one none
+
+
+def check_mask(sample, vocab_size, **values):
+    """A mask bans what it leaves out, before penalties and beside biases; the raw logits' numbers stay as they are."""
+    num_rows, generator = len(MASK_SHARES), torch.Generator().manual_seed(vocab_size)
+    shares = torch.tensor(MASK_SHARES)[:, None]
+    mask = torch.rand(num_rows, vocab_size, generator=generator) < shares
+    mask[2, vocab_size // 2] = True  # one at least
+    logits = random_logits(num_rows, vocab_size, seed=4)
+    logits[3, : vocab_size // 3] = -torch.inf
+    last = vocab_size - 1
+    lists = {
+        "seen": [([0, last][:vocab_size], [2, 0][:vocab_size]), *[([], [])] * 4, ([last], [3])],
+        "biases": [{0: 5.0}, {last: 40.0}, {}, {}, {0: 90.0}, {0: -math.inf, last: 2.0}],
+        "listed_only": torch.tensor([0, 0, 1, 0, 0, 0]),
+    }
+    common = {"seed": torch.arange(num_rows), "position": torch.arange(num_rows) * 977, **values}
+    if vocab_size == 1:
+        lists.pop("seen")
+    params = make_sampling(num_rows, **lists, mask=mask, **common)
+    before = logits.clone()
+    samples = sample(logits, params, classes_of(vocab_size))
+    assert torch.equal(logits, before)
+    bans = [dict.fromkeys((~row).nonzero()[:, 0].tolist(), -math.inf) for row in mask]
+    lists["biases"] = [{**own, **banned} for own, banned in zip(lists["biases"], bans, strict=True)]
+    lists["listed_only"] = torch.zeros(num_rows)
+    oracle = ReferenceOps().sample(logits.double(), make_sampling(num_rows, **lists, **common), classes_of(vocab_size))
+    assert samples.token.tolist() == oracle.token.tolist()
+    assert samples.logprob.isnan().tolist() == oracle.logprob.isnan().tolist()
+    assert samples.logprob.isnan()[4]
+    left = ~samples.logprob.isnan()
+    assert mask[left, samples.token[left]].all()
+    torch.testing.assert_close(samples.logprob.double(), oracle.logprob, rtol=1e-5, atol=1e-4, equal_nan=True)
+    raw = logits.double().log_softmax(-1)
+    terms = torch.where(raw == -torch.inf, 0.0, raw.exp() * raw)
+    torch.testing.assert_close(samples.entropy.double(), -terms.sum(-1), rtol=1e-5, atol=1e-5)
+    assert samples.token_class.tolist() == [token % 251 for token in samples.token.tolist()]

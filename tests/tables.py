@@ -54,8 +54,8 @@ def word_ids(word):
     return [first, spaced] if spaced[0] != first[0] and len(spaced) == len(first) else [first]
 
 
-def plain_choice(raw, prompt, written, sampling, index=0):
-    """The next token, written out in full: dense and in float64, in vLLM's order."""
+def plain_choice(raw, prompt, written, sampling, index=0, left=None):
+    """The next token, written out in full: dense and in float64, in vLLM's order; `left` are the ids to choose from."""
     logits = raw.double().clone()
     if sampling.allowed_token_ids is not None:
         rest = [i for i in range(V) if i not in sampling.allowed_token_ids]
@@ -68,6 +68,8 @@ def plain_choice(raw, prompt, written, sampling, index=0):
         logits[[*TEXT.end_token_ids, *sampling.stop_token_ids]] = -math.inf
     for token, bias in (sampling.logit_bias or {}).items():
         logits[token] += bias
+    if left is not None:
+        logits[[i for i in range(V) if i not in left]] = -math.inf
     for token in {*prompt, *written}:
         value = logits[token]
         logits[token] = value / sampling.repetition_penalty if value > 0 else value * sampling.repetition_penalty
@@ -86,15 +88,19 @@ def ends(written, sampling):
     return written[-1] in ending
 
 
-def check(output, sampling, tables=TABLES):
-    """Each token is its writer's choice, and the output ends where it must."""
+def check(output, sampling, tables=TABLES, left_after=None):
+    """Each token is its writer's choice, and the output ends where it must.
+
+    left_after: the ids that a grammar leaves behind the output's first ones, None for all.
+    """
     prompt = output.prompt_token_ids
     for completion in output.outputs:
         ids = completion.token_ids
         for step in completion.steps:
             for i in range(step.token_start, step.token_end):
                 raw = logits_in(tables[step.model], len(prompt) + i - 1, (prompt + ids[:i])[-1])
-                assert ids[i] == plain_choice(raw, prompt, ids[:i], sampling, completion.index), (i, step.model)
+                left = None if left_after is None else left_after(ids[:i])
+                assert ids[i] == plain_choice(raw, prompt, ids[:i], sampling, completion.index, left), (i, step.model)
         assert sum(step.num_tokens for step in completion.steps) == len(ids)
         assert not any(ends(ids[:i], sampling) for i in range(1, len(ids)))
         is_ended = ends(ids, sampling)

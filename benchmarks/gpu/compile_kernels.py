@@ -99,17 +99,18 @@ def attention_batch(new_tokens: int, num_sequences: int) -> Attention:
     )
 
 
-def sampling(num_rows: int, num_listed: int) -> Sampling:
-    """Parameters of num_rows; only their types matter."""
+def sampling(num_rows: int, num_listed: int, vocab_size: int) -> Sampling:
+    """Parameters of num_rows, with a mask if there are lists; only their types matter."""
     wide = {"seed": torch.int64, "position": torch.int64, "seen_ids": torch.int64, "bias_ids": torch.int64}
-    names = ("top_k", "sequence_index", "seen_start", "seen_counts", "bias_start", "listed_only")
+    names = ("top_k", "sequence_index", "seen_start", "seen_counts", "bias_start", "listed_only", "token_mask")
     narrow = dict.fromkeys(names, torch.int32)
     sizes = dict.fromkeys(("seen_start", "bias_start"), num_rows + 1)
     sizes |= dict.fromkeys(("seen_ids", "seen_counts", "bias_ids", "bias_values"), num_listed)
+    shapes: dict[str, tuple[int, ...]] = {"token_mask": (num_rows, -(-vocab_size // 32)) if num_listed else (0, 0)}
     dtypes = {**wide, **narrow}
     return Sampling(
         **{
-            name: torch.zeros(sizes.get(name, num_rows), dtype=dtypes.get(name, torch.float32))
+            name: torch.zeros(shapes.get(name, (sizes.get(name, num_rows),)), dtype=dtypes.get(name, torch.float32))
             for name in Sampling.__dataclass_fields__
         }
     )
@@ -141,7 +142,7 @@ def launch_all(shape: Shape, ops: TritonOps, dtype: torch.dtype) -> None:
             torch.empty(shape.vocab_size, dtype=torch.uint8),
         )
         for num_seen in (0, 100):
-            ops.sample(logits, sampling(num_sequences, num_seen), token_class)
+            ops.sample(logits, sampling(num_sequences, num_seen, shape.vocab_size), token_class)
 
 
 def resources(kernel: Any) -> dict[str, int]:

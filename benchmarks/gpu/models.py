@@ -122,7 +122,7 @@ def make_sampling(num_rows: int, **values: float) -> Sampling:
             (num_rows,), values.get(name, neutral.get(name, 0)), dtype=dtypes.get(name, torch.float32), device=DEVICE
         )
         for name in Sampling.__dataclass_fields__
-        if not name.startswith(("seen_", "bias_"))
+        if not name.startswith(("seen_", "bias_", "token_"))
     }
     columns["seed"] += torch.arange(num_rows, device=DEVICE)
     return Sampling(
@@ -133,4 +133,5 @@ def make_sampling(num_rows: int, **values: float) -> Sampling:
         bias_start=torch.zeros(num_rows + 1, dtype=torch.int32, device=DEVICE),
         bias_ids=torch.empty(0, dtype=torch.int64, device=DEVICE),
         bias_values=torch.empty(0, device=DEVICE),
+        token_mask=torch.empty(0, 0, dtype=torch.int32, device=DEVICE),
     )

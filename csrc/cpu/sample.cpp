@@ -128,7 +128,17 @@ class RowSampler {
     bool has_biases() const { return p_.bias_start[r_] != p_.bias_start[r_ + 1]; }
     bool has_penalties() const { return p_.seen_start[r_] != p_.seen_start[r_ + 1]; }
 
-    // The logits with biases and penalties.
+    // -inf wherever the mask has a 0.
+    void mask(float *z) {
+        const uint32_t *words = p_.token_mask + r_ * ((n_ + 31) / 32);
+        for_each_part([&](Part &, int64_t begin, int64_t size) {  // which begins with a word
+            for (int64_t i = begin; i < begin + size; i += 32)
+                for (int64_t j = i, end = std::min(i + 32, begin + size); j < end && ~words[i / 32]; ++j)
+                    if (!(words[i / 32] >> (j - i) & 1)) z[j] = -kInfinity;
+        });
+    }
+
+    // The logits with biases, mask and penalties.
     void adjust(float *z) {
         if (has_biases() && p_.listed_only[r_])
             std::fill(z, z + n_, -kInfinity);
@@ -139,6 +149,7 @@ class RowSampler {
             const bool is_banned = raw == -kInfinity || bias == -kInfinity;
             z[p_.bias_ids[b]] = is_banned ? -kInfinity : std::max(-kLargest, std::min(kLargest, raw + bias));
         }
+        if (p_.token_mask) mask(z);
         for (int32_t s = p_.seen_start[r_]; s < p_.seen_start[r_ + 1]; ++s) {
             float &value = z[p_.seen_ids[s]];
             if (value == -kInfinity) continue;  // whatever is taken off it
@@ -149,10 +160,10 @@ class RowSampler {
         }
     }
 
-    // The row's token; n if the biases ban all. raw_total: the mass of the raw logits
+    // The row's token; n if all are banned. raw_total: the mass of the raw logits
     int64_t choose(float max, double raw_total) {
         const float *z = x_;
-        if (has_biases() || has_penalties()) {
+        if (has_biases() || has_penalties() || p_.token_mask) {
             adjust(room_.scaled);
             z = room_.scaled;
             max = max_of(z);

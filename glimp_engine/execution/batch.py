@@ -32,7 +32,7 @@ class Batch:
     @property
     def is_plain(self) -> bool:
         """Whether each row is sampled by numbers alone: a graph has no place for lists, nor for what else is asked."""
-        has_lists = len(self.sampling.seen_ids) or len(self.sampling.bias_ids)
+        has_lists = len(self.sampling.seen_ids) or len(self.sampling.bias_ids) or len(self.sampling.token_mask)
         return not has_lists and not any(self.num_top_logprobs)
 
     @property
@@ -159,4 +159,14 @@ def build_sampling(rows: list[Row], model: Model) -> Sampling:
         bias_ids=column([token_id for each in biases for token_id in each.by_id], np.int64),
         bias_values=column([value for each in biases for value in each.by_id.values()], np.float32),
         listed_only=column([int(each.listed_only) for each in biases], np.int32),
+        token_mask=build_mask([row.mask() for row in rows]),
     )
+
+
+def build_mask(masks: Sequence[bytes | None]) -> Tensor:
+    """The rows' masks side by side, a row without one allowing all; [0, 0] where none has one."""
+    width = max((len(mask) for mask in masks if mask is not None), default=0)
+    if not width:
+        return torch.empty(0, 0, dtype=torch.int32)
+    written = bytearray().join(b"\xff" * width if mask is None else mask for mask in masks)
+    return torch.from_numpy(np.frombuffer(written, np.int32).reshape(len(masks), -1))

@@ -127,7 +127,7 @@ class Loop:
 class GraphRunner(ModelRunner):
     """A runner that replays one graph a tick, or lets decoding run ahead.
 
-    Batches with biases, penalties or top log-probabilities run without a graph, as do those in which forks are born.
+    Batches with biases, masks, penalties or top log-probabilities run without one, as do those in which forks are born.
     """
 
     def __init__(

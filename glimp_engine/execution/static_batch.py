@@ -96,7 +96,7 @@ class StaticBatch:
         return Attention(**{field.name: self.device[field.name] for field in fields(Attention)})
 
     def sampling(self) -> Sampling:
-        """Without biases and penalties: how many tokens have them is not a bucket's to say."""
+        """Without biases, penalties and masks: how many tokens have them is not a bucket's to say."""
         device = self._device_block.device
         columns = {
             **self.device,
@@ -106,6 +106,7 @@ class StaticBatch:
             "bias_start": torch.zeros(self.bucket.num_rows + 1, dtype=torch.int32, device=device),
             "bias_ids": torch.empty(0, dtype=torch.int64, device=device),
             "bias_values": torch.empty(0, dtype=torch.float32, device=device),
+            "token_mask": torch.empty(0, 0, dtype=torch.int32, device=device),
         }
         return Sampling(**{field.name: columns[field.name] for field in fields(Sampling)})
 
@@ -113,7 +114,7 @@ class StaticBatch:
 def input_shapes(bucket: Bucket, num_pages: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of every input that changes from batch to batch."""
     num_tokens, num_sequences = bucket.num_tokens, bucket.num_sequences
-    names = ["logit_rows", *(f.name for f in fields(Sampling) if not f.name.startswith(("seen_", "bias_")))]
+    names = ["logit_rows", *(f.name for f in fields(Sampling) if not f.name.startswith(("seen_", "bias_", "token_")))]
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (bucket.num_rows,))
     shapes |= dict.fromkeys(("token_ids", "positions", "slots"), (num_tokens,))
     shapes |= {"query_start": (num_sequences + 1,), "page_table": (num_sequences, num_pages)}

@@ -122,7 +122,7 @@ class NativeDecoder:
             self._logits.data_ptr(),
             forbidden_ids.data_ptr(),
             len(forbidden_ids),
-            self.ops.sampling_struct(sampling, len(logit_rows)),
+            self.ops.sampling_struct(sampling, len(logit_rows), num_logits),
             token_class.data_ptr(),
             loop,
         )

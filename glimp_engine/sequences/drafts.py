@@ -27,6 +27,7 @@ class OpenDraft:
         self.question_mark: StreamMark | None = None  # where the large model's stream stood before it was asked
         self.stream_marks = streams.mark()  # at the draft's beginning, as are the next two
         self._transcript_mark = transcript.mark()
+        self.num_answer_bytes = self._transcript_mark.num_answer_bytes  # written before it
         self._phases_mark = phases.mark()
         self._parts = streams, transcript, phases, steps
 

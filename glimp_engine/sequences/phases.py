@@ -1,5 +1,7 @@
 """Thinking, then the answer: how much of each has been written, and what budget ends it."""
 
+from copy import copy
+
 from glimp_engine.outputs import FinishReason, Phase
 from glimp_engine.routing import Model
 from glimp_engine.sequences.request import Request
@@ -26,8 +28,7 @@ class Phases:
     @property
     def answer_model(self) -> Model | None:
         """The model that writes the rest as one step, of its own accord; None if steps are routed."""
-        has_thought = self.thinking_finish_reason is not None
-        return self._request.answer_model if has_thought and not self.is_thinking else None
+        return self._request.answer_model if self.has_thought and not self.is_thinking else None
 
     @property
     def is_thinking_budget_spent(self) -> bool:
@@ -49,6 +50,18 @@ class Phases:
         if text.end_thinking_id is None and self._marks.ends(text.bytes_of(token_id), text.marks):
             return Boundary.END_OF_THINKING
         return boundary
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether a thinking has ended."""
+        return self.thinking_finish_reason is not None
+
+    def ahead(self) -> "Phases":
+        """A copy that reads on by itself."""
+        other = copy(self)
+        other._marks = MarkReader()
+        other._marks.take_back(self._marks.mark())
+        return other
 
     def begin_thinking(self) -> None:
         """The model has opened a thinking by itself."""

@@ -56,6 +56,11 @@ class Row:
         num_written = len(sequence.transcript.token_ids) + self.place - end_of_output
         return rules.biases(sequence.streams.ids_for(model, start, self.place), num_written)
 
+    def mask(self) -> bytes | None:
+        """Which tokens its sequence's grammar leaves it, by bit; None: all."""
+        masks = self.sequence.masks
+        return None if masks is None or self.is_of_prompt else masks.at(self.place, self.sequence.draft)
+
     def seen(self) -> Counter[int]:
         """How often each token stands before it, for penalties; empty where nothing is to be written."""
         stream = self.sequence.stream

@@ -12,6 +12,7 @@ import math
 from glimp_engine.errors import RequestError
 from glimp_engine.outputs import CompletionOutput, Event, FinishReason, Proposer, StepEnd, StepStart, Token
 from glimp_engine.routing import Glimpse, Model, RouteContext, Verdict
+from glimp_engine.sequences.answer_masks import make_masks
 from glimp_engine.sequences.awaited import Awaited, Use
 from glimp_engine.sequences.drafts import OpenDraft, encode_question, read_score
 from glimp_engine.sequences.pages import PagePool
@@ -22,6 +23,7 @@ from glimp_engine.sequences.request import Request
 from glimp_engine.sequences.samples import SampledToken
 from glimp_engine.sequences.steps import StepLog
 from glimp_engine.sequences.streams import Streams
+from glimp_engine.sequences.token_rules import no_token_left
 from glimp_engine.sequences.token_stream import TokenStream
 from glimp_engine.sequences.transcript import Transcript, Voice
 from glimp_engine.text import Boundary, ThinkingMarks
@@ -41,6 +43,7 @@ class Sequence:
         self.steps = StepLog(self.transcript, now)  # glimpses, steps, and when they began
         self.awaited = Awaited(streams, request.sampling.n - 1 if index == 0 else 0)  # who runs next, and what for
         self.proposals = Proposals(streams, self.awaited, voices)  # behind what is written, for the writer to confirm
+        self.masks = make_masks(request, voices, self.transcript, self.phases, self.awaited)  # what a grammar leaves
         self.prompt_logprobs = make_prompt_logprobs(request, index, streams)
         self.draft: OpenDraft | None = None  # the open step, while it may be taken back
         self.finish_reason: FinishReason | None = None
@@ -154,9 +157,7 @@ class Sequence:
         Raises: RequestError when the router fails to judge the draft that is now complete, or no token could be drawn.
         """
         if math.isnan(sampled.logprob):
-            raise RequestError(
-                f"allowed_token_ids, bad_words, logit_bias, min_tokens leave the {self.model} model no token to write"
-            )
+            raise no_token_left(self.request.sampling, self.model, "" if self.masks is None else self.masks.error)
         model, voice = self.awaited.model, self._voices[self.awaited.model]
         checked = self.proposals.check(sampled.token_id)
         if checked.num_proposed:

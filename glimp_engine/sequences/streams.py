@@ -7,9 +7,10 @@ stream of its own ids, and what the other one wrote is carried over when a model
 
 from glimp_engine.errors import RequestError
 from glimp_engine.routing import Model
+from glimp_engine.sampling import StructuredOutputs
 from glimp_engine.sequences.pages import PagePool
 from glimp_engine.sequences.token_stream import Outcome, StreamMark, TokenStream
-from glimp_engine.text import Pair, Text
+from glimp_engine.text import Grammar, Grammars, Pair, Text
 
 __all__ = ["Dictionary", "Streams"]
 
@@ -22,6 +23,12 @@ class Dictionary:
         self.texts = texts
         self.pair = pair
         self.vocab_sizes = vocab_sizes
+        small = Grammars(texts[Model.SMALL])
+        self._grammars = small, small if texts[Model.LARGE] is texts[Model.SMALL] else Grammars(texts[Model.LARGE])
+
+    def compile(self, asked: StructuredOutputs, model: Model) -> Grammar:
+        """What an answer has to be, in the model's tokens. Raises: as `Grammars.compile`."""
+        return self._grammars[model].compile(asked, self.vocab_sizes[model])
 
     def map_ids(self, token_ids: list[int], target: Model) -> list[int]:
         """The other model's ids as the target's; -1 for a special token that the target lacks."""

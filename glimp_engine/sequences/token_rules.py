@@ -9,8 +9,9 @@ from glimp_engine.errors import RequestError
 from glimp_engine.routing import Model
 from glimp_engine.sampling import SamplingParams
 from glimp_engine.sequences.streams import Dictionary
+from glimp_engine.text import Grammar
 
-__all__ = ["Biases", "TokenRules", "make_rules"]
+__all__ = ["Biases", "TokenRules", "make_rules", "no_token_left"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TokenRules:
     # words of several tokens by the last but one: (those before it, last token)
     bad_words: dict[int, list[tuple[list[int], int]]]
     max_word_len: int
+    grammar: Grammar | None  # that the answer follows
 
     def biases(self, written: Sequence[int], num_written: int) -> Biases:
         """Those of the next token. `written` are the output's last tokens, at least max_word_len - 1 if it has them."""
@@ -54,7 +56,7 @@ def make_rules(sampling: SamplingParams, dictionary: Dictionary, models: Iterabl
     """The rules for each of these models, and for the small one, which may propose, if they can be said in its ids.
 
     Raises: RequestError when an id isn't in the small model's vocabulary or has no one token in the large model's, or
-            when no token is left that may be written.
+            when no token is left that may be written, or a grammar can't be followed.
     """
     rules = {model: rules_for(sampling, dictionary, model) for model in models}
     if Model.SMALL not in rules:
@@ -65,7 +67,7 @@ def make_rules(sampling: SamplingParams, dictionary: Dictionary, models: Iterabl
 
 def rules_for(sampling: SamplingParams, dictionary: Dictionary, model: Model) -> TokenRules:
     """The rules in the model's ids."""
-    translate = Translation(dictionary, model)
+    translate, asked = Translation(dictionary, model), sampling.structured_outputs
     stop_ids = translate.ids("stop_token_ids", sampling.stop_token_ids or ())
     bias = sampling.logit_bias or {}
     by_id = {own: bias[given] for own, given in translate.ids("logit_bias", bias).items()}
@@ -90,7 +92,16 @@ def rules_for(sampling: SamplingParams, dictionary: Dictionary, model: Model) ->
         min_tokens=sampling.min_tokens,
         bad_words=longer,
         max_word_len=max(map(len, words), default=0),
+        grammar=None if asked is None else dictionary.compile(asked, model),
     )
+
+
+def no_token_left(sampling: SamplingParams, model: Model, error: str) -> RequestError:
+    """That a model has nothing to write, as all is banned; `error` says why if it's a grammar that gave up."""
+    names = "allowed_token_ids, bad_words, logit_bias, min_tokens"
+    if sampling.structured_outputs is not None:
+        names += ", structured_outputs"
+    return RequestError(error or f"{names} leave the {model} model no token to write")
 
 
 class Translation:

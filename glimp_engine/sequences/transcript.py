@@ -36,6 +36,7 @@ class TranscriptMark:
     num_plain_chars: int
     num_chars_shown: int
     unseen_text: str
+    num_answer_bytes: int
     hidden: str | None
     cumulative_logprob: float
     boundary_state: int
@@ -62,6 +63,7 @@ class Transcript:
         self.cumulative_logprob = 0.0
         self.writer: Model | None = None  # of the last token
         self.boundary_state = voices[Model.SMALL].boundaries.start_state
+        self.answer = None if sampling.structured_outputs is None else bytearray()  # in bytes, for its grammar to read
         self._sampling = sampling
         self._rules = rules
         self._voices = voices
@@ -125,6 +127,8 @@ class Transcript:
         self._read()
         self.boundary_state = self._voices[self.writer or Model.SMALL].boundaries.start_state
         self._hidden = None if hidden is None else TextWithout(hidden)
+        if self.answer is not None:
+            self.answer.clear()
 
     def start_step(self) -> None:
         """A step starts here, with or without a boundary before it."""
@@ -138,6 +142,8 @@ class Transcript:
             state, boundary = boundaries.pass_over(self.boundary_state)
         self.boundary_state = state
         self.nums_chosen[model] += 1
+        if self.answer is not None:
+            self.answer += self._voices[model].text.answer_bytes(sampled.token_id)
         is_end = boundary is Boundary.END
         self._stop_id = None if is_end else self._rules[model].stop_ids.get(sampled.token_id)
         self.cumulative_logprob += sampled.logprob
@@ -180,6 +186,7 @@ class Transcript:
             num_plain_chars=len(self._plain_text),
             num_chars_shown=len(self._text),
             unseen_text=self._unseen_text,
+            num_answer_bytes=len(self.answer or ()),
             hidden=None if self._hidden is None else self._hidden.mark(),
             cumulative_logprob=self.cumulative_logprob,
             boundary_state=self.boundary_state,
@@ -199,6 +206,8 @@ class Transcript:
         self._plain_text.cut(mark.num_plain_chars)
         self._text.cut(mark.num_chars_shown)
         self._unseen_text, self._stop_id = mark.unseen_text, None
+        if self.answer is not None:
+            del self.answer[mark.num_answer_bytes :]
         if self._hidden is not None and mark.hidden is not None:
             self._hidden.take_back(mark.hidden)
         self.cumulative_logprob = mark.cumulative_logprob

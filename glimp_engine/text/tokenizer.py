@@ -102,6 +102,11 @@ class Text:
         is_written = token_id < self.num_tokens and token_id not in self._unwritten
         return self.bytes_of(token_id) if is_written else b""
 
+    def answer_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to an answer that follows a grammar: an end or a mark of thinking adds none."""
+        is_outside = token_id in self.end_token_ids or token_id in (self.begin_thinking_id, self.end_thinking_id)
+        return b"" if is_outside else self.written_bytes(token_id)
+
     def special_text(self, token_id: int) -> str:
         """What a special token is called, which writes nothing; of any other token nothing."""
         return self._added[token_id].content if token_id in self._unwritten else ""

@@ -19,6 +19,7 @@ __all__ = ["sample"]
 
 SPLIT = 2048  # ids of a program: the same for every batch, so that a row's sums don't depend on the others
 NUM_LIST_PROGRAMS = 8  # of a row that share its tokens with biases or penalties
+MASK_WORDS = 64  # of a program: 2,048 tokens
 LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
@@ -40,6 +41,23 @@ def _bias_kernel(
         is_banned = (raw == float("-inf")) | (bias == float("-inf"))
         x = tl.maximum(tl.minimum(raw + bias, LARGEST), -LARGEST)  # what is biased stays a number
         tl.store(choice_ptr + token, tl.where(is_banned, float("-inf"), x), mask=inside)
+
+
+@triton.jit
+def _mask_kernel(
+    logits_ptr, choice_ptr, mask_ptr, vocab_size, num_words, PDL: tl.constexpr, BLOCK_WORDS: tl.constexpr
+):  # fmt: skip
+    """choice = the logits where a row's mask has a 1, else -inf; both may be one tensor."""
+    wait_for_inputs(PDL)
+    row = tl.program_id(0).to(tl.int64)
+    word = tl.program_id(1) * BLOCK_WORDS + tl.arange(0, BLOCK_WORDS)
+    bits = tl.load(mask_ptr + row * num_words + word, mask=word < num_words, other=0)
+    bit = tl.arange(0, 32)[None, :]
+    token = word[:, None] * 32 + bit
+    inside = token < vocab_size
+    is_allowed = ((bits[:, None] >> bit) & 1) != 0
+    x = tl.load(logits_ptr + row * vocab_size + token, mask=inside & is_allowed, other=float("-inf"))
+    tl.store(choice_ptr + row * vocab_size + token, x, mask=inside)
 
 
 @triton.jit
@@ -183,7 +201,7 @@ def sample(logits: Tensor, params: Sampling, token_class: Tensor, has_pdl: bool 
     """See `Ops.sample`.
 
     Shapes: logits [R, V] fp32 contiguous, token_class [V] uint8.
-    Cost:   reads the logits once; once more, and writes them, if a row has biases or penalties. No host sync.
+    Cost:   reads the logits once; once more, and writes them, if a row has biases, a mask or penalties. No host sync.
     """
     num_rows, vocab_size = logits.shape
     device = logits.device
@@ -221,23 +239,32 @@ def sample(logits: Tensor, params: Sampling, token_class: Tensor, has_pdl: bool 
 
 
 def adjusted(logits: Tensor, params: Sampling, has_pdl: bool) -> Tensor:
-    """The logits with each row's biases, and with its penalties on the tokens it has seen; a copy if there are any."""
-    if not len(params.bias_ids) and not len(params.seen_ids):
+    """The logits with each row's biases, mask, and penalties on the tokens it has seen; a copy if there are any."""
+    if not len(params.bias_ids) and not len(params.seen_ids) and not len(params.token_mask):
         return logits
-    grid = (len(logits), NUM_LIST_PROGRAMS)
+    num_rows, vocab_size = logits.shape
+    grid = (num_rows, NUM_LIST_PROGRAMS)
     if len(params.bias_ids):
         bans_rest = (params.listed_only != 0) & (params.bias_start.diff() > 0)
         choice = logits.masked_fill(bans_rest[:, None], -torch.inf)
         _bias_kernel[grid](
-            logits, choice, params.bias_start, params.bias_ids, params.bias_values, logits.shape[1],
+            logits, choice, params.bias_start, params.bias_ids, params.bias_values, vocab_size,
             BLOCK=256, num_warps=4, **launch_options(has_pdl),
         )  # fmt: skip
+    elif len(params.token_mask):
+        choice = torch.empty_like(logits)
     else:
         choice = logits.clone()
+    if len(params.token_mask):
+        num_words = params.token_mask.shape[1]
+        _mask_kernel[num_rows, triton.cdiv(num_words, MASK_WORDS)](
+            choice if len(params.bias_ids) else logits, choice, params.token_mask, vocab_size, num_words,
+            BLOCK_WORDS=MASK_WORDS, num_warps=4, **launch_options(has_pdl),
+        )  # fmt: skip
     if len(params.seen_ids):
         _penalize_kernel[grid](
             choice, params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
-            params.seen_start, params.seen_ids, params.seen_counts, logits.shape[1], BLOCK=256, num_warps=4,
+            params.seen_start, params.seen_ids, params.seen_counts, vocab_size, BLOCK=256, num_warps=4,
             **launch_options(has_pdl),
         )  # fmt: skip
     return choice

@@ -24,6 +24,7 @@ from glimp_engine import (
     Speculation,
     StepEnd,
     StepEntropyRouter,
+    StructuredOutputs,
     Token,
 )
 from glimp_engine.config import EngineConfig
@@ -45,6 +46,15 @@ SAMPLINGS = {
         logit_bias={40: 3.0, 50: -math.inf},
         stop=["w7", ".\n\n w1"],
         max_tokens=33,
+    ),
+    "regex": SamplingParams(
+        temperature=0.9,
+        seed=9,
+        max_tokens=40,
+        structured_outputs=StructuredOutputs(regex=r"(( [wv][0-9]{1,2}|é|[a-z]{1,3})(\.\n\n)?)+!"),
+    ),
+    "json": SamplingParams(
+        temperature=0, seed=1, max_tokens=40, structured_outputs=StructuredOutputs(json_object=True)
     ),
     "several": SamplingParams(temperature=1.1, seed=7, n=3, logprobs=3, prompt_logprobs=1, max_tokens=25),
 }

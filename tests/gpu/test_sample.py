@@ -5,12 +5,14 @@ import torch
 from on_gpu import DEVICE, make_triton_ops, moved
 from rows import (
     FILTERS,
+    MASKED,
     agree_or_nearly_tie,
     check_biases,
     check_edges,
     check_entropy_logprob_and_class,
     check_extremes,
     check_frequencies,
+    check_mask,
     check_nothing_left,
     check_rows_without_numbers,
     classes_of,
@@ -153,3 +155,9 @@ def test_a_row_is_a_row(sample, filters):
         single = sample(logits[row : row + 1], alone, classes_of(5003))
         for name in ("token", "entropy", "logprob", "token_class"):
             assert torch.equal(getattr(single, name), getattr(together, name)[row : row + 1])
+
+
+@pytest.mark.parametrize("values", MASKED, ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 32, 5003])
+def test_masks(sample, vocab_size, values):
+    check_mask(sample, vocab_size, **values)

@@ -78,6 +78,7 @@ class Calls:
             "bias_ids": np.array([7, 0, 2, V - 1]),
             "bias_values": np.array([-math.inf, 1.5, -3e38, 3e38], np.float32),
             "listed_only": np.array([0, 7], np.int32),
+            "token_mask": np.full(2 * (-(-V // 32)), 0xFFFFFFFD, np.uint32),
             "packed": np.zeros(1 << 16, np.uint8),
             "rows": rng.integers(0, 99, 1 << 14, np.uint8),
             "counter": np.zeros(4, np.uint32),
@@ -216,7 +217,7 @@ def wrong_fields(calls, name, i):
     for path, kind in fields_of(calls.all()[name][i]):
         wrongs = [99, -1] if path[-1] == "type" else wrong_values(None, kind)
         for wrong in wrongs:
-            if path[-1] in ("bias", "q_norm", "k_norm"):
+            if path[-1] in ("bias", "q_norm", "k_norm", "token_mask"):
                 continue
             arguments = calls.all()[name]
             *parents, last = path

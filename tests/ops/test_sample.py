@@ -11,12 +11,14 @@ from rows import (
     BIASES,
     FILTERS,
     LISTED_ONLY,
+    MASKED,
     agree_or_nearly_tie,
     check_biases,
     check_edges,
     check_entropy_logprob_and_class,
     check_extremes,
     check_frequencies,
+    check_mask,
     check_nothing_left,
     check_rows_without_numbers,
     classes_of,
@@ -142,6 +144,32 @@ def test_biases(ops, values):
 @pytest.mark.parametrize("vocab_size", [3, 5003])
 def test_biases_that_leave_nothing(ops, vocab_size, values):
     check_nothing_left(ops.sample, vocab_size, **values)
+
+
+@pytest.mark.parametrize("values", MASKED, ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 7, 32, 111, 989, 40001])
+def test_masks(ops, vocab_size, values):
+    check_mask(ops.sample, vocab_size, **values)
+
+
+@pytest.mark.parametrize("values", MASKED, ids=str)
+def test_masks_on_every_code_path(values):
+    for path in supported_paths():
+        for num_threads in (1, 7):  # fewer than rows, and more
+            check_mask(NativeOps(num_threads, path).sample, 20011, **values)
+
+
+def test_a_mask_is_every_rows(ops):
+    """A row whose mask leaves all is as it is without one, whoever else has one."""
+    logits, mask = random_logits(5, 989), torch.ones(5, 989, dtype=torch.bool)
+    mask[1:3, 100:] = False
+    values = {"temperature": 0.9, "seed": torch.arange(5), "top_p": 0.95}
+    masked = ops.sample(logits, make_sampling(5, mask=mask, **values), classes_of(989))
+    plain = ops.sample(logits, make_sampling(5, **values), classes_of(989))
+    assert (masked.token[1:3] < 100).all()
+    for name in ("token", "entropy", "logprob", "token_class"):
+        for row in (0, 3, 4):
+            assert getattr(masked, name)[row] == getattr(plain, name)[row]
 
 
 def test_ties_with_the_last_one_kept_stay(ops):
@@ -281,6 +309,9 @@ def test_noise_is_exponential():
         ({"seen_start": torch.zeros(1, dtype=torch.int32)}, "params.seen_start"),
         ({"bias_start": torch.zeros(1, dtype=torch.int32)}, "params.bias_start"),
         ({"listed_only": torch.zeros(1)}, "params.listed_only"),
+        ({"token_mask": torch.zeros(1, 3, dtype=torch.int32)}, "params.token_mask"),
+        ({"token_mask": torch.zeros(2, 4, dtype=torch.int32)}, "params.token_mask"),
+        ({"token_mask": torch.zeros(1, 4)}, "params.token_mask"),
         ({"bias_start": torch.tensor([0, 1], dtype=torch.int32)}, "params.bias_ids"),
         ({"bias_start": torch.tensor([0, 1], dtype=torch.int32), "bias_ids": torch.tensor([500]),
           "bias_values": torch.ones(1)}, "outside the vocabulary"),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from glimp_engine import ConfigError, RoutingParams, SamplingParams, Speculation
+from glimp_engine import ConfigError, RoutingParams, SamplingParams, Speculation, StructuredOutputs
 from glimp_engine.config import EngineConfig
-from glimp_engine.sampling import UNSUPPORTED
+from glimp_engine.sampling import UNSUPPORTED, UNSUPPORTED_OUTPUTS
 from glimp_engine.speculation import read_speculation
 
 NAN, INF = math.nan, math.inf
@@ -40,6 +40,7 @@ BAD_SAMPLING = {
     "skip_special_tokens": [0, None],
     "prompt_logprobs": [-1, 21, 1.0, True],
     "truncate_prompt_tokens": [-2, 0, 1.0, True],
+    "structured_outputs": ["json", {"json": {}}, True, {"type": "object"}],
 }
 GOOD_SAMPLING = {
     "temperature": [0, 0.0, 1, 2.5],
@@ -64,6 +65,7 @@ GOOD_SAMPLING = {
     "skip_special_tokens": [True, False],
     "prompt_logprobs": [None, 0, 20],
     "truncate_prompt_tokens": [None, -1, 1],
+    "structured_outputs": [None, StructuredOutputs(json_object=True)],
 }
 BAD_ROUTING = {
     "speculation": ["on", None, True],
@@ -291,3 +293,56 @@ def test_stop_is_kept_as_a_tuple():
         (),
         (),
     ]
+
+
+BAD_OUTPUTS = {
+    "json": ["{", "[]", 3, [], "", {"a": {1, 2}}, {"a": NAN}, "x" * 100, {"a": "x" * (1 << 20)}],
+    "json_object": [False, 1.5, "yes"],
+    "regex": ["", 3, ["a"], "x" * (1 + (1 << 20))],
+    "choice": [[], [""], ["a", ""], 3, ["a", 1], ["a"] * 1025],
+    "grammar": ["", 3, b"root ::= 1"],
+}
+GOOD_OUTPUTS = {
+    "json": [{}, True, False, "{}", ' {"type": "object"} ', {"type": "string", "default": "é"}],
+    "json_object": [True],
+    "regex": ["a", "\\d+"],
+    "choice": ["a", ["a", "b", "a"], ("x",)],
+    "grammar": ["root ::= 'a'"],
+}
+# vLLM's StructuredOutputsParams as of the same commit, but for what it sets itself
+VLLM_OUTPUTS = """json regex choice grammar json_object disable_any_whitespace disable_additional_properties
+    whitespace_pattern structural_tag""".split()
+
+
+@pytest.mark.parametrize("kind", BAD_OUTPUTS)
+def test_each_kind_of_structured_outputs_is_checked(kind):
+    assert set(BAD_OUTPUTS) == set(StructuredOutputs.__dataclass_fields__)
+    for value in BAD_OUTPUTS[kind]:
+        with pytest.raises(ConfigError, match=rf"^{kind}.*; allowed: "):
+            StructuredOutputs(**{kind: value})
+    for value in GOOD_OUTPUTS[kind]:
+        outputs = StructuredOutputs(**{kind: value})
+        assert outputs.kind == kind
+        for same in (copy.deepcopy(outputs), pickle.loads(pickle.dumps(outputs)), dataclasses.replace(outputs)):
+            assert same == outputs
+            assert hash(same) == hash(outputs)
+
+
+def test_structured_outputs_are_of_one_kind():
+    for kinds in (
+        {},
+        {"json": {}, "regex": "a"},
+        {"json": None},
+        {"choice": ["a"], "grammar": "a", "json_object": True},
+    ):
+        with pytest.raises(ConfigError, match=r"structured_outputs has .*; allowed: one of json, json_object, regex"):
+            StructuredOutputs(**kinds)
+
+
+@pytest.mark.parametrize("name", VLLM_OUTPUTS)
+def test_each_field_of_vllms_structured_outputs_is_supported_or_refused_by_name(name):
+    if name not in StructuredOutputs.__dataclass_fields__:
+        with pytest.raises(
+            ConfigError, match=f"{name} is True; allowed: not to give it, as {UNSUPPORTED_OUTPUTS[name]}"
+        ):
+            StructuredOutputs(json_object=True, **{name: True})

@@ -32,7 +32,8 @@ FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 PUBLIC = """CapacityError CheckpointError CompletionOutput ConfigError Draft Engine EngineError Event Finish
     FinishReason GlimpError GlimpRouter Glimpse LargeOnly LateRouter LoadedModel Logprob Model NumberEntropyRouter Phase
     Proposer RandomRouter RequestError RequestOutput RouteContext Router RoutingParams SamplingParams SmallOnly
-    SpecReason Speculation Stats Step StepEnd StepEntropyRouter StepPerplexityRouter StepStart Token Verdict""".split()
+    SpecReason Speculation Stats Step StepEnd StepEntropyRouter StepPerplexityRouter StepStart StructuredOutputs Token
+    Verdict""".split()
 
 
 def room_of(path):
