@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from glimp_engine.errors import ConfigError, check_integer, check_number, shown
 
-__all__ = ["UNSUPPORTED", "SamplingParams", "StructuredOutputs"]
+__all__ = ["STRUCTURES", "UNSUPPORTED", "SamplingParams", "StructuredOutputs"]
 
 MAX_STOPS, MAX_STOP_CHARS = 64, 1024
 MAX_BAD_WORDS = MAX_CHOICES = 1024
@@ -49,7 +49,7 @@ UNSUPPORTED_OUTPUTS = {  # of its StructuredOutputsParams
     "whitespace_pattern": "white space is as JSON has it; a grammar can have another",
     "structural_tag": "an answer follows its grammar from its first token on",
 }
-KINDS = ("json", "json_object", "regex", "choice", "grammar")
+STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
 T = TypeVar("T")
 
 
@@ -90,10 +90,10 @@ class StructuredOutputs:
     grammar: str | None = None  # what this derives: Lark's syntax, or EBNF as llama.cpp has it
 
     def __post_init__(self) -> None:
-        kinds = [name for name in KINDS if getattr(self, name) is not None]
+        kinds = [name for name in STRUCTURES if getattr(self, name) is not None]
         if len(kinds) != 1:
             given = ", ".join(kinds) or "nothing"
-            raise ConfigError(f"structured_outputs has {given}; allowed: one of {', '.join(KINDS)}")
+            raise ConfigError(f"structured_outputs has {given}; allowed: one of {', '.join(STRUCTURES)}")
         if self.json_object not in (None, True):
             raise ConfigError(f"json_object is {shown(self.json_object)}; allowed: None, True")
         if self.json is not None:
@@ -111,7 +111,7 @@ class StructuredOutputs:
     @property
     def kind(self) -> str:
         """The name of the one that is given."""
-        return next(name for name in KINDS if getattr(self, name) is not None)
+        return next(name for name in STRUCTURES if getattr(self, name) is not None)
 
 
 @refusing(UNSUPPORTED)

@@ -6,7 +6,7 @@ from typing import Any
 
 from glimp_engine.errors import ConfigError
 from glimp_engine.routing import GlimpRouter, Router, RoutingParams, parse_router
-from glimp_engine.sampling import SamplingParams
+from glimp_engine.sampling import STRUCTURES, SamplingParams, StructuredOutputs
 from glimp_engine.serving.names import ServedModels
 from glimp_engine.serving.problems import ApiError
 from glimp_engine.serving.protocol import ChatRequest, CompletionRequest, RoutingFields, SharedFields
@@ -30,6 +30,9 @@ def sampling_of(fields: ChatRequest | CompletionRequest) -> SamplingParams:
         given |= chat_sampling(fields)
     else:
         given |= completion_sampling(fields)
+    structured = structured_outputs(fields)
+    if structured is not None:
+        given["structured_outputs"] = structured
     if fields.logit_bias is not None:
         given["logit_bias"] = read_biases(fields.logit_bias)
     if given.get("n", 1) > 1 and given.get("temperature") == 0:
@@ -60,6 +63,29 @@ def completion_sampling(fields: CompletionRequest) -> dict[str, Any]:
         if fields.echo:
             given["prompt_logprobs"] = fields.logprobs
     return given
+
+
+def structured_outputs(fields: SharedFields) -> StructuredOutputs | None:
+    """What the answer has to be, by OpenAI's name of it or by vLLM's."""
+    form, own = fields.response_format, fields.structured_outputs
+    if own is not None:
+        if form is not None and form.type != "text":
+            raise ApiError(400, "response_format and structured_outputs are given; allowed: one", "structured_outputs")
+        try:
+            return StructuredOutputs(**own)
+        except TypeError:
+            raise ApiError(
+                400,
+                f"structured_outputs has {', '.join(own)}; allowed: one of {', '.join(STRUCTURES)}",
+                "structured_outputs",
+            ) from None
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return StructuredOutputs(json_object=True)
+    if form.json_schema is None:
+        raise ApiError(400, "response_format has no json_schema; allowed: one, with a schema", "response_format")
+    return StructuredOutputs(json=form.json_schema.schema_)
 
 
 def read_biases(biases: Mapping[str, float]) -> dict[int, float]:

@@ -23,6 +23,7 @@ NUM_BYTES = 256
 WHITE_SPACE = frozenset(b" \t\r\n")
 # the whole mask, not only the tokens that its own tokenizer would take where but one text can follow
 UNFORCED = '%llguidance {"no_forcing": true}\n'
+SPACE = r"(\r?\n[ \t]{0,80}| )?"  # between the parts of JSON
 ANY_OBJECT = '{"type": "object"}'
 
 
@@ -188,8 +189,14 @@ def source_of(asked: StructuredOutputs, llguidance: Any) -> str:
     elif asked.kind == "choice":
         source = "start: " + " | ".join(map(quoted, asked.choice or ()))
     else:
-        source = f"start: %json {asked.json or ANY_OBJECT}"
+        source = f"start: %json {with_bounded_space(str(asked.json or ANY_OBJECT))}"
     return f"{source}\n{UNFORCED}"
+
+
+def with_bounded_space(schema: str) -> str:
+    """The schema with the white space that people indent by, and no more: a model could write it for ever."""
+    read = json.loads(schema)
+    return json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **read}) if isinstance(read, dict) else schema
 
 
 def quoted(text: str) -> str:
