@@ -136,7 +136,7 @@ class DecodingLoop:
                 self._take(pairs[0][0].sequence, pairs, ended)
         started.is_under_way = True
         num_tokens = sum(work.end - work.start for work in started.plan.work)
-        self.times.add(started.plan.model, num_tokens, ended - began)
+        self.times.add(started.plan.model, num_tokens, ended - began, started.plan.max_ticks > 1)
         if not started.ticks.is_over:
             self._started = started
         elif self._starts_ahead:

@@ -386,8 +386,8 @@ def make_loop(
     """The loop over these models; what its ticks take is what proposals are priced by."""
     forward_bytes = tuple(runner.model.weight_bytes for runner in runners)
     times = TickTimes(forward_bytes)
-    proposing = Proposing(speculation, times, Acceptance())
     max_ticks = [runner.max_ticks for runner in runners]
+    proposing = Proposing(speculation, times, Acceptance(), [num_ticks > 1 for num_ticks in max_ticks])
     launches = Launches(max_ticks, config.max_launch_seconds, times, proposing, pool)
     scheduler = Scheduler(pool, config.max_batch_size, config.max_batch_tokens, forward_bytes, proposing, launches)
     starts_ahead = config.has_graphs

@@ -13,6 +13,7 @@ proposal pays: then this is plain decoding.
 import math
 import operator
 from collections.abc import Iterator
+from collections.abc import Sequence as Sized
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -31,6 +32,7 @@ __all__ = ["Proposing"]
 PRICES_HOLD = 32  # ticks, then they are looked up again
 UNASKED = 8  # tokens that are written before anybody looks whether they stand elsewhere too
 NEVER = 1 << 30
+MOST_TRIED = 4  # plain ticks of a number of sequences: others may keep them from a launch
 MIN_AHEAD = 32  # tokens that a sequence is thought to go on for at least, when a catch-up has to pay for itself
 
 
@@ -65,7 +67,10 @@ class Prices:
 class Proposing:
     """Decides for each sequence, before a tick is planned, what is put behind its written tokens."""
 
-    def __init__(self, speculation: Speculation, times: TickTimes, acceptance: Acceptance) -> None:
+    def __init__(
+        self, speculation: Speculation, times: TickTimes, acceptance: Acceptance, runs_ahead: Sized[bool] = ()
+    ) -> None:
+        """runs_ahead: whether each model has launches, so that decoding without proposals is cheaper than it seems."""
         self._speculation = speculation
         self._proposers = speculation.proposers
         self._times = times
@@ -73,6 +78,8 @@ class Proposing:
         self._prices: dict[tuple[Model, int, int], Prices] = {}
         self._asked: list[Prices | None] = [None for _ in Model]  # [writer]: what was reckoned with last
         self._num_ticks = 0
+        self._runs_ahead = runs_ahead
+        self._num_tried: dict[tuple[Model, int], int] = {}  # plain ticks, to see what a launch of them takes
 
     def prepare(self, running: list[Sequence]) -> Iterator[Sequence]:
         """Extend the proposals of all that wait for a token, one after the other, and say which model they wait for."""
@@ -89,7 +96,12 @@ class Proposing:
             else:
                 num_others += sequence.model is Model.SMALL
         for model in Model:
-            if writing[model]:
+            if writing[model] and self._tries_plain(model, len(writing[model])):
+                self._asked[model] = None
+                for sequence in writing[model]:
+                    yield sequence
+                    sequence.proposals.await_writer()
+            elif writing[model]:
                 prices = self._asked[model] = self._prices_of(model, len(writing[model]), num_others)
                 for sequence in writing[model]:
                     yield sequence  # so that a fault in what follows is known to be its own
@@ -108,6 +120,17 @@ class Proposing:
             if chance * prices.token(chance) > prices.row(1) + prices.proposal:
                 return 1
         return UNASKED
+
+    def _tries_plain(self, model: Model, num_sequences: int) -> bool:
+        """Whether so many sequences decode without proposals, as nobody knows yet what that takes in a launch.
+
+        One that is asked for proposals is planned for each tick, and would never find out.
+        """
+        key = model, num_sequences
+        if not any(self._runs_ahead[model : model + 1]) or self._times.in_launch(*key) is not None:
+            return False
+        self._num_tried[key] = self._num_tried.get(key, 0) + 1
+        return self._num_tried[key] <= MOST_TRIED
 
     def learn(self, sequence: Sequence) -> None:
         """A sequence has written: what has become of its proposals."""
@@ -220,6 +243,8 @@ class Proposing:
         if key not in self._prices:
             depths = range(self._speculation.max_tokens + 2)
             ticks = [self._times.of(model, num_sequences * (depth + 1)) / num_sequences for depth in depths]
+            plain = self._times.in_launch(model, num_sequences)
+            ticks[0] = ticks[0] if plain is None else plain / num_sequences
             alone = self._times.of(Model.SMALL, num_others) if num_others else 0.0
             both = self._times.of(Model.SMALL, num_others + num_sequences)
             self._prices[key] = Prices(ticks, max(both - alone, 0.0) / num_sequences)

@@ -25,10 +25,15 @@ class TickTimes:
         self._pace = 1.0
         self._means: list[dict[int, tuple[float, int]]] = [{} for _ in forward_bytes]  # [model]: seconds, how many
         self._measured: list[list[int]] = [[] for _ in forward_bytes]  # the numbers of tokens, ascending
+        self._means_in_launch: list[dict[int, tuple[float, int]]] = [{} for _ in forward_bytes]
 
-    def add(self, model: int, num_tokens: int, seconds: float) -> None:
-        """A tick has taken so long."""
+    def add(self, model: int, num_tokens: int, seconds: float, is_in_launch: bool = False) -> None:
+        """A tick has taken so long; is_in_launch: one of several that were planned together."""
         key = rounded(num_tokens)
+        if is_in_launch:
+            mean, count = self._means_in_launch[model].get(key, (seconds / self._pace, 0))
+            surprise = min(max(seconds / (mean * self._pace), 1 / LARGEST_SURPRISE), LARGEST_SURPRISE)
+            self._means_in_launch[model][key] = mean * surprise ** max(NEWEST, 1 / (count + 1)), count + 1
         known = self._means[model].get(key)
         if known is None:
             insort(self._measured[model], key)
@@ -42,6 +47,11 @@ class TickTimes:
     def of(self, model: int, num_tokens: int) -> float:
         """What a tick of so many tokens is expected to take, in seconds."""
         return self._pace * self._mean(model, rounded(num_tokens))
+
+    def in_launch(self, model: int, num_tokens: int) -> float | None:
+        """The same of a tick in a launch, in which nobody plans; None if there was none."""
+        known = self._means_in_launch[model].get(rounded(num_tokens))
+        return None if known is None else self._pace * known[0]
 
     def _mean(self, model: int, num_tokens: int) -> float:
         measured, means = self._measured[model], self._means[model]
