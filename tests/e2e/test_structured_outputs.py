@@ -42,7 +42,6 @@ from glimp_engine import (
     StructuredOutputs,
     Verdict,
 )
-from glimp_engine.config import EngineConfig
 from glimp_engine.text import Chat, GrammarReader, Grammars
 
 pytest.importorskip("llguidance")
@@ -260,7 +259,7 @@ def test_an_answer_behind_a_forced_end_of_thinking(budget):
     assert is_asked_for("json", answer)
 
 
-def test_what_the_thinking_says_is_no_part_of_the_answer(monkeypatch):
+def test_what_the_thinking_says_is_no_part_of_the_answer():
     """A thinking that breaks the grammar, and one that would have completed it."""
     for piece in ("yes", "{{", "no"):
         engine, _ = thinking_engine()
@@ -396,14 +395,3 @@ def test_whoever_has_no_grammar_pays_nothing(engine, monkeypatch):
     engine.generate([PROMPT], asking("regex", max_tokens=9), routed(GlimpRouter(3.6)), use_tqdm=False)
     assert (0, False) not in seen
     assert any(rows for rows, _ in seen)
-
-
-def test_a_config_that_runs_ahead_stops_for_a_grammar(monkeypatch):
-    monkeypatch.setattr(EngineConfig, "has_graphs", True)
-    monkeypatch.setattr(EngineConfig, "runs_ahead", True)
-    engine = Engine(*map(model_of, TABLES), device="cpu", ops="reference", kv_cache_bytes=KV)
-    for router in (SmallOnly(), GlimpRouter(math.inf), LargeOnly()):
-        sampling = asking("json", max_tokens=80)
-        (output,) = engine.generate([PROMPT], sampling, routed(router), use_tqdm=False)
-        check(output, sampling, left_after=left_after(sampling))
-        assert is_asked_for("json", output.outputs[0].text)
