@@ -11,6 +11,7 @@ from glimp_engine import (
     Finish,
     GlimpRouter,
     LargeOnly,
+    Model,
     Proposer,
     RandomRouter,
     RoutingParams,
@@ -187,3 +188,12 @@ def test_requests_come_and_go_within_a_launch(small_path, large_path, launches):
     assert by_request([told(event) for event in events])["0", 0] == expected["0", 0]
     assert engine.stats().recomputed_tokens == 0
     check_pages(engine)
+
+
+def test_what_a_plain_tick_takes_in_a_launch_is_found_out(small_path, large_path):
+    """Or else proposals are priced against ticks that are each planned, and go on though they don't pay."""
+    engine = Engine(small_path, large_path, device="cpu", kv_cache_bytes=1 << 20)
+    times = engine._loop.times
+    sampling = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    engine.generate("How many?", sampling, RoutingParams(router=LargeOnly()), use_tqdm=False)
+    assert times.in_launch(Model.LARGE, 1) is not None

@@ -105,6 +105,17 @@ def test_any_number_of_tokens_has_a_time(measured, num_tokens):
     assert 0 < times.of(1, num_tokens) < math.inf
 
 
+def test_a_tick_in_a_launch_has_a_time_of_its_own():
+    times = TickTimes((1, 4))
+    times.add(1, 1, 4.0)
+    assert times.in_launch(1, 1) is None
+    for _ in range(50):
+        times.add(1, 1, 1.0, is_in_launch=True)
+        times.add(1, 1, 4.0)
+    assert times.in_launch(1, 1) / times.of(1, 1) == pytest.approx(0.5, rel=0.3)  # of() has both in it
+    assert times.in_launch(0, 1) is None
+
+
 # Chances.
 
 
