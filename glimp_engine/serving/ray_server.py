@@ -35,10 +35,11 @@ def serve_replicas(application: serve.Application, host: str = "127.0.0.1", port
     Raises: EngineError when the replicas don't start.
     """
     is_told = threading.Event()
+    connect()
+    for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it connects
+        signal.signal(number, lambda *_: is_told.set())
     try:
         start(application, host, port)
-        for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it starts
-            signal.signal(number, lambda *_: is_told.set())
         log.info("the replicas are ready")
         is_told.wait()
         log.info("shutting down: what is open is finished")
@@ -47,12 +48,15 @@ def serve_replicas(application: serve.Application, host: str = "127.0.0.1", port
         ray.shutdown()
 
 
+def connect() -> None:
+    """Connect this process to a cluster that runs, or to a new one."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    ray.init(include_dashboard=False, logging_level=logging.WARNING)
+
+
 def start(application: serve.Application, host: str, port: int) -> None:
-    """Have an application run, on the cluster that this process is connected to if it is. Raises: EngineError."""
-    if not ray.is_initialized():
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
+    """Have an application run on the cluster. Raises: EngineError."""
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
         serve.run(application, name=NAME, logging_config=QUIET)
