@@ -30,6 +30,7 @@ from glimp_engine.serving.ray_router import PrefixRouter
 __all__ = ["Arguments", "EngineReplica", "Replicas", "app", "application"]
 
 HEADER = b"x-glimp-replica"
+FACT_SECONDS = 5  # that an engine has to tell of itself; one that fails meanwhile never does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +76,14 @@ class EngineReplica:
 
     async def whole(self, scope: Scope) -> tuple[str, int, bytes]:
         """(replica, status, body) of what the application answers to a request without a body."""
-        messages = [message async for message in self.answer(scope, b"")]
+        async with asyncio.timeout(FACT_SECONDS):
+            messages = [message async for message in self.answer(scope, b"")]
         return self._id, messages[0]["status"], b"".join(each.get("body", b"") for each in messages[1:])
 
     async def record_routing_stats(self) -> dict[str, float]:
         """What Ray tells the router of this replica, every second."""
-        return {"pages_in_use": pages_in_use(await self._engine.stats())}
+        async with asyncio.timeout(FACT_SECONDS):
+            return {"pages_in_use": pages_in_use(await self._engine.stats())}
 
     def check_health(self) -> None:
         """Ray replaces the replica when this has raised three times. Raises: EngineError when the engine has failed."""

@@ -46,7 +46,8 @@ class Ingress:
             Route("/load", self.load),
             Mount("/", self.relay),
         ]
-        return once_named(Gate(Starlette(routes=routes), api_keys=self._api_keys, log_json=self._log_json))
+        app = Starlette(routes=routes, exception_handlers={ApiError: told_of})
+        return once_named(Gate(app, api_keys=self._api_keys, log_json=self._log_json))
 
     async def relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, answered by one replica. When the client goes away Ray cancels it, here and there."""
@@ -81,7 +82,10 @@ class Ingress:
     async def _ask_all(self, request: Request) -> dict[str, bytes]:
         """By replica the body of its answer; without those that can't tell."""
         asked = self._engines.broadcast("whole", passed_on(request.scope))
-        told = await asked.results_async(timeout_s=10, return_exceptions=True)
+        try:
+            told = await asked.results_async(timeout_s=10, return_exceptions=True)
+        except TimeoutError:
+            raise ApiError(503, "a replica doesn't answer; come back later") from None
         found = [each for each in told if not isinstance(each, BaseException)]
         return {replica: body for replica, status, body in found if status == 200}
 
@@ -147,6 +151,12 @@ def once_named(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send_without)
 
     return called
+
+
+async def told_of(request: Request, error: Exception) -> Response:
+    """The answer that tells of an error."""
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 def lost(error: Exception) -> ApiError:

@@ -208,7 +208,9 @@ def replica_of(url, session):
 
 
 def load(url):
-    return httpx.get(f"{url}/load", timeout=60).json()
+    response = httpx.get(f"{url}/load", timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def actor_of(replica):
@@ -325,7 +327,9 @@ def test_a_replica_whose_engine_has_failed_is_replaced(replicas):
         def raises():
             raise MemoryError("no more of it")
 
-        actor._replica_impl._user_callable_wrapper._callable._engine._commands.put(raises)
+        engine = actor._replica_impl._user_callable_wrapper._callable._engine
+        engine._commands.put(raises)
+        engine._thread.join()
 
     ray.get(actor_of(failed).__ray_call__.remote(fail))
     body, headers = {"model": "demo", "prompt": "a"}, {"X-Session-Id": session}
