@@ -10,7 +10,7 @@ from glimp_engine.speculation import SPECULATION_SPECS
 if TYPE_CHECKING:
     from glimp_engine.engine import Engine
 
-__all__ = ["add_chat_options", "add_engine_options", "make_engine"]
+__all__ = ["add_chat_options", "add_engine_options", "engine_arguments", "make_engine"]
 
 
 def add_engine_options(parser: argparse.ArgumentParser, is_required: bool = True) -> None:
@@ -57,16 +57,13 @@ def make_engine(options: argparse.Namespace, **more: Any) -> "Engine":
     """The engine of the options, and of what a command asks for besides."""
     from glimp_engine.engine import Engine  # torch and transformers take seconds to import
 
-    return Engine(
-        options.small,
-        options.large,
-        device=options.device,
-        dtype=options.dtype,
-        ops=options.ops,
-        quantization=options.quantization,
-        num_threads=options.num_threads,
-        speculation=options.speculation,
-        small_tokenizer=options.small_tokenizer,
-        large_tokenizer=options.large_tokenizer,
-        **more,
+    return Engine(**engine_arguments(options, **more))
+
+
+def engine_arguments(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """What the options, and a command besides, give to Engine."""
+    names = (
+        *("small", "large", "device", "dtype", "ops", "quantization", "num_threads", "speculation"),
+        *("small_tokenizer", "large_tokenizer"),
     )
+    return {name: getattr(options, name) for name in names} | more

@@ -5,13 +5,17 @@ import asyncio
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
-from glimp_engine.cli.engine_options import add_chat_options, add_engine_options, make_engine
+from glimp_engine.cli.engine_options import add_chat_options, add_engine_options, engine_arguments
 from glimp_engine.cli.paths import file_path
 from glimp_engine.cli.values import integer
-from glimp_engine.errors import ConfigError
+from glimp_engine.errors import ConfigError, check_integer
 from glimp_engine.load import load_router
 from glimp_engine.routing import ROUTER_SPECS, RoutingParams, SmallOnly, parse_router
+
+if TYPE_CHECKING:
+    from glimp_engine.serving.app import ServerOptions
 
 __all__ = ["add_parser"]
 
@@ -50,17 +54,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     serve.add_argument("--tool-call-parser", choices=TOOL_PARSERS, default="auto")
     serve.add_argument("--drain-seconds", type=integer, default=60, help="for what is open when the server is stopped")
+    serve.add_argument("--replicas", type=integer, help="engines, as processes of Ray's; else one in this process")
+    serve.add_argument("--max-replicas", type=integer, help="as many, while there is work for more than --replicas")
     serve.add_argument("--log-json", action="store_true", help="a line of JSON for each request")
 
 
 def command(options: argparse.Namespace) -> int:
     """Serve until a signal."""
+    check_replicas(options)
     try:
         from glimp_engine.serving.app import ServerOptions
-        from glimp_engine.serving.server import serve
     except ModuleNotFoundError as error:
         raise ConfigError(f"glimp serve needs {error.name}: pip install 'glimp_engine[serve]'") from None
-    from glimp_engine.serving import AsyncEngine
 
     routing = routing_of(options)
     logging.basicConfig(level=logging.INFO, format="%(message)s" if options.log_json else "%(asctime)s %(message)s")
@@ -74,14 +79,36 @@ def command(options: argparse.Namespace) -> int:
         tool_parser=None if options.tool_call_parser == "none" else options.tool_call_parser,
         log_json=options.log_json,
     )
-    engine = make_engine(
+    engine = engine_arguments(
         options,
         max_model_len=options.max_model_len,
         max_batch_size=options.max_batch_size,
         max_batch_tokens=max(512, options.max_batch_size),
         kv_cache_bytes=options.kv_cache_bytes,
     )
-    print(f"glimp: {names[0]} at http://{options.host}:{options.port}/v1", file=sys.stderr, flush=True)
+    run = serve_one if options.replicas is None else serve_many
+    run(engine, server, options)
+    return 0
+
+
+def check_replicas(options: argparse.Namespace) -> None:
+    """Raise ConfigError unless the numbers of replicas fit together."""
+    if options.replicas is not None:
+        check_integer("replicas", options.replicas, 1)
+    if options.max_replicas is not None:
+        if options.replicas is None:
+            raise ConfigError("max_replicas is given without replicas; allowed: both")
+        check_integer("max_replicas", options.max_replicas, options.replicas)
+
+
+def serve_one(arguments: dict[str, Any], server: "ServerOptions", options: argparse.Namespace) -> None:
+    """One engine in this process."""
+    from glimp_engine.engine import Engine
+    from glimp_engine.serving import AsyncEngine
+    from glimp_engine.serving.server import serve
+
+    engine = Engine(**arguments)
+    tell_address(server, options)
 
     async def run() -> None:
         await serve(
@@ -89,7 +116,24 @@ def command(options: argparse.Namespace) -> int:
         )
 
     asyncio.run(run())
-    return 0
+
+
+def serve_many(arguments: dict[str, Any], server: "ServerOptions", options: argparse.Namespace) -> None:
+    """Replicas on Ray."""
+    try:
+        from glimp_engine.serving.ray_app import Replicas, application
+        from glimp_engine.serving.ray_server import serve_replicas
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--replicas needs {error.name}: pip install 'glimp_engine[ray]'") from None
+
+    replicas = Replicas(options.replicas, options.max_replicas, options.max_unfinished, options.drain_seconds)
+    tell_address(server, options)
+    serve_replicas(application(arguments, server, replicas), options.host, options.port)
+
+
+def tell_address(server: "ServerOptions", options: argparse.Namespace) -> None:
+    """Say where it's served."""
+    print(f"glimp: {server.model_names[0]} at http://{options.host}:{options.port}/v1", file=sys.stderr, flush=True)
 
 
 def routing_of(options: argparse.Namespace) -> RoutingParams:
