@@ -14,8 +14,8 @@ __all__ = ["SETTINGS", "serve_replicas", "start"]
 
 NAME = "glimp"  # of the application on its cluster
 # Of a cluster that is started here, unless the environment says something else. Between processes each message takes
-# gRPC and one event loop, not objects of Ray's and two loops: 16 streams of 50 tokens a second come 1.1 ms late in
-# place of 7.8 (p90 2.3 in place of 98).
+# gRPC and one event loop, not objects of Ray's and two loops: 16 streams of 50 tokens a second come 0.8 ms late in
+# place of 4.2 (p90 1.4 in place of 10.4; docs/serving.md).
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
