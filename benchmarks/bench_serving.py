@@ -32,6 +32,7 @@ from glimp_engine.demo_pair import LARGE, SMALL, TEST
 
 STREAMS = (1, 4, 16, 64)
 ARRIVALS_PER_SECOND = 200.0  # so that a group is there within a third of a second
+DEMO_TOKENS = 400  # of an answer: long beside the arrivals
 SHORT = "Say a number from 1 to 9."
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -98,7 +99,7 @@ def llama_server(binary: Path, large: Path, threads: int, draft: Path | None, sl
     command = [str(binary), "-m", str(large), "--port", str(port), "-t", str(threads), "-np", str(slots)]
     command += ["-c", str(1024 * slots), "--no-webui"]
     if draft is not None:
-        command += ["-md", str(draft), "--spec-type", "draft-simple", "--draft-max", "4"]
+        command += ["-md", str(draft), "--spec-type", "draft-simple", "--spec-draft-n-max", "4"]
     with started(command, port) as process:
         name = "llama-server" if draft is None else "llama-server, draft"
         yield Server(name, port, process, "any", {"cache_prompt": True})
@@ -206,7 +207,7 @@ def demo_cases(options: argparse.Namespace) -> list[Case]:
             ours: list[Case] = []
             alone: list[Case] = []
             for turn in range(options.repeats + 1):
-                bodies = bodies_of(texts, num_streams, 100, turn)
+                bodies = bodies_of(texts, num_streams, DEMO_TOKENS, turn)
                 alone.append(in_process(engine, bodies))
                 ours.append(measure(server, bodies, turn))
             cases += [medians("demo", num_streams, "engine", alone), medians("demo", num_streams, "glimp serve", ours)]

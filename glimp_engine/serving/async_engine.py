@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self, TypeVar
@@ -113,6 +114,8 @@ class AsyncEngine:
         self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._unfinished: set[str] = set()
         self._num_read = 0  # prompts that are being read
+        self._lock = threading.Lock()  # of the queue's end: what is put into it before is answered
+        self._is_closed = False
         self._is_draining = False
         self._is_over = False
         self._reader = ThreadPoolExecutor(1, "glimp-prompts")
@@ -195,12 +198,17 @@ class AsyncEngine:
         self._check_open(is_taken=True)
         stream = RequestStream(prepared, self.abort)
         self._unfinished.add(request_id)
-        self._commands.put(lambda: self._add(prepared, stream))
+        try:
+            self._send(lambda: self._add(prepared, stream))
+        except EngineError:
+            self._unfinished.discard(request_id)
+            raise
         return stream
 
     def abort(self, request_id: str) -> None:
         """End a request; its stream's last delta comes. An unknown id is ignored."""
-        self._commands.put(lambda: self._engine.abort(request_id))
+        with suppress(EngineError):  # what has ended needs no end
+            self._send(lambda: self._abort(request_id))
 
     async def stats(self) -> Stats:
         """The engine's counters. Raises: EngineError when it has failed."""
@@ -217,13 +225,14 @@ class AsyncEngine:
 
         def command() -> None:
             try:
+                self._check_alive()
                 result = question(self._engine)
             except Exception as error:
                 tell(loop, settle, answer, None, error)
             else:
                 tell(loop, settle, answer, result, None)
 
-        self._commands.put(command)
+        self._send(command)
         return await answer
 
     def refuse_requests(self) -> None:
@@ -239,7 +248,8 @@ class AsyncEngine:
     async def shutdown(self) -> None:
         """End what is unfinished, and the engine's thread. It may be called more than once."""
         self._is_draining = True
-        self._commands.put(self._end)
+        with suppress(EngineError):
+            self._send(self._end)
         await asyncio.to_thread(self._thread.join)
         self._reader.shutdown(wait=False)
 
@@ -257,6 +267,10 @@ class AsyncEngine:
             log.critical("the engine has failed", exc_info=failure)
             self.error = failure
             error = EngineError(f"the engine has failed: {type(failure).__name__}: {failure}")
+        with self._lock:
+            self._is_closed = True
+        while not self._commands.empty():
+            self._commands.get()()  # tells whoever waits that it's too late
         self._unfinished.clear()
         for stream in list(self._streams.values()):
             tell(stream.loop, stream.fail, error)
@@ -273,6 +287,7 @@ class AsyncEngine:
 
     def _add(self, prepared: PreparedRequest, stream: RequestStream) -> None:
         try:
+            self._check_alive()
             self._engine.add_request(stream.request_id, prepared)
         except Exception as error:
             self._unfinished.discard(stream.request_id)
@@ -280,8 +295,18 @@ class AsyncEngine:
         else:
             self._streams[stream.request_id] = stream
 
+    def _abort(self, request_id: str) -> None:
+        if not self._is_closed:
+            self._engine.abort(request_id)
+
     def _end(self) -> None:
         self._is_over = True
+
+    def _check_alive(self) -> None:
+        """Raise EngineError if the engine has failed, or no tick comes any more."""
+        if self._is_closed:
+            self._check_open(is_taken=True)
+            raise EngineError("the engine was shut down")
 
     def _hand_out(self, events: list[Event]) -> None:
         """Give each event to its stream, in that stream's event loop."""
@@ -304,6 +329,14 @@ class AsyncEngine:
             self._outboxes = {other: box for other, box in self._outboxes.items() if not other.is_closed()}
             outbox = self._outboxes[loop] = Outbox(loop)
         return outbox
+
+    def _send(self, command: Command) -> None:
+        """Let the engine's thread do something. Raises: EngineError when it has ended."""
+        with self._lock:
+            if not self._is_closed:
+                return self._commands.put(command)
+        self._check_open()
+        raise EngineError("the engine is being shut down and takes no more requests")
 
     def _check_open(self, is_taken: bool = False) -> None:
         """Raise EngineError if the engine has failed or, unless the request is taken already, takes no more."""

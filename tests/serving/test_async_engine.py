@@ -242,6 +242,35 @@ def test_an_engine_that_fails_fails_its_requests(engine, monkeypatch):
     asyncio.run(whole())
 
 
+def test_who_comes_while_the_engine_fails_is_told(engine, monkeypatch):
+    """Whatever is in its queue when its thread ends has an answer, and what comes later too."""
+
+    async def whole():
+        door = AsyncEngine(engine)
+        may_fail = threading.Event()
+
+        def fail():
+            may_fail.wait()
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(engine, "advance", fail)
+        waiting = [asyncio.ensure_future(door.generate(prompt, ENDLESS, MIDDLE)) for prompt in PROMPTS[:3]]
+        while door.num_unfinished < 3 or door._num_read:
+            await asyncio.sleep(0.001)
+        waiting += [asyncio.ensure_future(door.stats()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        door.abort("nobody")
+        may_fail.set()
+        for task in waiting:
+            with pytest.raises(EngineError, match="the engine has failed: ZeroDivisionError"):
+                await asyncio.wait_for(task, 10)
+        door.abort("nobody")
+        await asyncio.wait_for(door.drain(), 10)
+        await door.shutdown()
+
+    asyncio.run(whole())
+
+
 def test_an_idle_engine_sleeps(engine, monkeypatch):
     ticks, advance = [], engine.advance
     monkeypatch.setattr(engine, "advance", lambda: ticks.append(0) or advance())
