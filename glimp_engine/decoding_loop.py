@@ -15,6 +15,7 @@ from glimp_engine.sequences import PagePool, Plan, Row, SampledToken, Scheduler,
 __all__ = ["DecodingLoop"]
 
 log = logging.getLogger(__name__)
+TOKEN = Use.TOKEN  # a member of an enum takes 0.1 us to look up, which each token would pay (Python 3.11)
 
 
 class Started:
@@ -194,7 +195,7 @@ class DecodingLoop:
     def _take_one(self, row: Row, sampled: SampledToken, now: float) -> None:
         """As `_take`, of one row; nearly each is the next token of who writes on, for which that does too much."""
         sequence, stream = row.sequence, row.sequence.awaited.stream
-        is_next = sequence.awaited.use is Use.TOKEN and row.place == stream.num_written and not stream.proposals
+        is_next = sequence.awaited.use is TOKEN and row.place == stream.num_written and not stream.proposals
         if not is_next or sequence.awaited.num_unborn or sequence.finish_reason is not None:
             return self._take(sequence, [(row, sampled)], now)
         self._follow(sequence, now, sequence.follow, sampled, now)

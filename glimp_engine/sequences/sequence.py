@@ -30,6 +30,8 @@ from glimp_engine.text import Boundary, ThinkingMarks
 
 __all__ = ["Sequence"]
 
+GLIMPSE, NO_BOUNDARY = Use.GLIMPSE, Boundary.NONE  # members of enums take 0.1 us to look up (Python 3.11)
+
 
 class Sequence:
     """One token stream of a request. It lives until `finish_reason` is set."""
@@ -122,7 +124,7 @@ class Sequence:
         Raises: RequestError when it's no number, or the router fails.
         """
         self._checked(draw)
-        return self._take_glimpse(draw, now) if self.awaited.use is Use.GLIMPSE else self.write(draw, now)
+        return self._take_glimpse(draw, now) if self.awaited.use is GLIMPSE else self.write(draw, now)
 
     def _checked(self, sampled: SampledToken) -> SampledToken:
         if math.isnan(sampled.entropy):
@@ -172,7 +174,7 @@ class Sequence:
         what = model, sampled.token_id, text, sampled.logprob, checked.proposer, checked.refused
         events: list[Event] = [self._token(*what)] if self.request.is_told else []
         if self.draft is None:
-            if boundary is Boundary.NONE and self._num_free > 0 and self.transcript.matched_stop is None:
+            if boundary is NO_BOUNDARY and self._num_free > 0 and self.transcript.matched_stop is None:
                 return events
             return events + self._follow(boundary, now)
         self.draft.events += events
