@@ -1,6 +1,5 @@
 """What a request has written since somebody last looked, however long ago that was."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from glimp_engine.outputs import Event, Finish, Logprob, RequestOutput, Step, StepEnd, StepStart, Token
@@ -78,11 +77,6 @@ class Mailbox:
     def take(self) -> Delta:
         """The delta whose first event came before those of the others; there must be one."""
         return self._deltas.pop(next(iter(self._deltas)))
-
-    def take_all(self) -> Iterator[Delta]:
-        """One delta after the other, until there is none."""
-        while self._deltas:
-            yield self.take()
 
     def _piece(self, delta: Delta) -> Piece:
         """The open step's piece in this delta, which a new one begins if the last delta had its beginning."""
