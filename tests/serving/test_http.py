@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import time
 
 import httpx
 import pytest
@@ -78,7 +79,11 @@ def test_a_request_has_an_id(http):
 def test_one_line_is_logged_for_a_request(strict, caplog):
     with caplog.at_level(logging.INFO, "glimp_engine.serving.requests"):
         httpx.get(f"{strict.url}/v1/models", headers={"X-Request-Id": "told", "Authorization": "Bearer one"})
-    (line,) = [record.getMessage() for record in caplog.records if "told" in record.getMessage()]
+        deadline = time.monotonic() + 10  # the line comes behind the answer
+        while not (lines := [record.getMessage() for record in caplog.records if "told" in record.getMessage()]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    (line,) = lines
     told = json.loads(line)
     assert (told["path"], told["status"], told["method"]) == ("/v1/models", 200, "GET")
     assert "one" not in line.replace("/v1/models", "")

@@ -12,7 +12,8 @@ from serving.conftest import OPTIONS
 from serving.running import running
 
 from glimp_engine import Engine, GlimpRouter, RoutingParams, SmallOnly
-from glimp_engine.demo_pair import LARGE, SMALL
+from glimp_engine.demo_pair import LARGE, ROUTING, SMALL
+from glimp_engine.load import load_router
 from glimp_engine.serving.page import page_response
 
 pytestmark = pytest.mark.slow  # a browser is started for each
@@ -155,7 +156,7 @@ def test_the_slider_s_ends_are_the_large_and_the_small_model(opened, expect):
 
 def test_the_slider_and_the_number_follow_each_other(opened):
     slider, number = opened.locator("#slider"), opened.locator("#threshold")
-    assert number.input_value() == "0.0405"  # the server's own
+    assert number.input_value() == f"{load_router(ROUTING, SMALL, LARGE).threshold:g}"  # the server's own
     for at, nats in (("1", "0.01"), ("99", "3"), ("50", "0.17")):
         slider.fill(at)
         assert number.input_value() == nats
