@@ -247,5 +247,10 @@ class Stats:
     num_cached_pages: int = 0
 
     @property
+    def kv_cache_usage(self) -> float:
+        """Share of the pages that sequences hold."""
+        return (self.num_pages - self.num_free_pages - self.num_cached_pages) / max(self.num_pages, 1)
+
+    @property
     def recomputed_tokens(self) -> int:
         return self.small.recomputed_tokens + self.large.recomputed_tokens

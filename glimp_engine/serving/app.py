@@ -132,12 +132,11 @@ def add_facts(app: FastAPI, served: Served) -> None:
     @app.get("/load")
     async def load() -> dict[str, Any]:
         stats = await served.engine.stats()
-        used = stats.num_pages - stats.num_free_pages - stats.num_cached_pages
         return {
             "server_load": served.engine.num_unfinished,
             "num_running": stats.num_running,
             "num_waiting": stats.num_waiting,
-            "kv_cache_usage": used / max(stats.num_pages, 1),
+            "kv_cache_usage": stats.kv_cache_usage,
         }
 
     @app.get("/metrics")

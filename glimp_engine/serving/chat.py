@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from glimp_engine.outputs import CompletionOutput, RequestOutput
 from glimp_engine.serving.answers import chat_logprobs, finish_of, shares_of, steps_of, usage, usage_of
@@ -17,22 +17,16 @@ from glimp_engine.serving.parameters import routing_of, sampling_of
 from glimp_engine.serving.problems import ApiError
 from glimp_engine.serving.protocol import ChatRequest, StreamOptions
 from glimp_engine.serving.served import Served
-from glimp_engine.serving.sse import DONE, EventStreamResponse, event, until_disconnected
+from glimp_engine.serving.sse import DONE, event, respond
 
 __all__ = ["answer_chat"]
 
 
 async def answer_chat(served: Served, fields: ChatRequest, request: Request, request_id: str) -> Response:
     """The answer to a chat, whole or as events."""
-    if fields.stream_options is not None and not fields.stream:
-        raise ApiError(400, "stream_options is given without stream; allowed: both", "stream_options")
     sampling, routing = sampling_of(fields), routing_of(fields, served.models)
     stream = await served.engine.add_request(request_id, prompt_of(fields), sampling, routing)
-    answer = ChatAnswer(served, fields, stream)
-    if fields.stream:
-        return EventStreamResponse(answer.events())
-    whole = await until_disconnected(request, answer.whole())
-    return Response(status_code=499) if whole is None else JSONResponse(whole)
+    return await respond(ChatAnswer(served, fields, stream), request, fields.stream)
 
 
 def prompt_of(fields: ChatRequest) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from glimp_engine.outputs import CompletionOutput, RequestOutput
 from glimp_engine.serving.answers import completion_logprobs, finish_of, shares_of, steps_of, usage, usage_of
@@ -18,7 +18,7 @@ from glimp_engine.serving.parameters import routing_of, sampling_of
 from glimp_engine.serving.problems import ApiError
 from glimp_engine.serving.protocol import CompletionRequest, StreamOptions
 from glimp_engine.serving.served import Served
-from glimp_engine.serving.sse import DONE, EventStreamResponse, event, until_disconnected
+from glimp_engine.serving.sse import DONE, event, respond
 
 __all__ = ["answer_completion"]
 
@@ -27,8 +27,6 @@ MAX_PROMPTS = 1024  # of one request
 
 async def answer_completion(served: Served, fields: CompletionRequest, request: Request, request_id: str) -> Response:
     """The completions of one prompt or several, whole or as events."""
-    if fields.stream_options is not None and not fields.stream:
-        raise ApiError(400, "stream_options is given without stream; allowed: both", "stream_options")
     prompts = prompts_of(fields)
     sampling, routing = sampling_of(fields), routing_of(fields, served.models)
     streams: list[RequestStream] = []
@@ -40,11 +38,7 @@ async def answer_completion(served: Served, fields: CompletionRequest, request: 
         for stream in streams:
             stream.close()
         raise
-    answer = CompletionAnswer(served, fields, streams)
-    if fields.stream:
-        return EventStreamResponse(answer.events())
-    whole = await until_disconnected(request, answer.whole())
-    return Response(status_code=499) if whole is None else JSONResponse(whole)
+    return await respond(CompletionAnswer(served, fields, streams), request, fields.stream)
 
 
 def prompts_of(fields: CompletionRequest) -> list[str | list[int]]:

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -78,7 +79,7 @@ class Gate:
         """One line a request; 499 is a client that has gone away."""
         client = "-" if scope.get("client") is None else scope["client"][0]
         told = {
-            **{"request_id": request_id, "client": client, "method": scope["method"], "path": scope["path"]},
+            **{"request_id": request_id, "client": client, "method": scope["method"], "path": quote(scope["path"])},
             **{"status": status or 499, "seconds": round(seconds, 4)},
             **scope["state"].get("told", {}),
         }

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from glimp_engine.outputs import RequestOutput, Stats
+from glimp_engine.outputs import FinishReason, RequestOutput, Stats
 from glimp_engine.routing import Model
 
 __all__ = ["Metrics", "RequestTimes"]
@@ -49,11 +49,14 @@ class Metrics:
         self.prompt.observe(len(output.prompt_token_ids))
         self.written.observe(sum(len(each.token_ids) for each in output.outputs))
         for each in output.outputs:
-            reason = str(each.finish_reason)
-            self.finished[reason] = self.finished.get(reason, 0) + 1
+            self.count_end(each.finish_reason)
             for step in each.steps:
                 if step.entropy is not None:
                     self.entropy.observe(step.entropy)
+
+    def count_end(self, reason: FinishReason | None) -> None:
+        """A sequence has ended."""
+        self.finished[str(reason)] = self.finished.get(str(reason), 0) + 1
 
 
 class RequestTimes:
@@ -96,10 +99,9 @@ class StatsCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Every counter and gauge."""
         stats = self.stats
-        used = stats.num_pages - stats.num_free_pages - stats.num_cached_pages
         yield self._gauge("vllm:num_requests_running", "Sequences that run", stats.num_running)
         yield self._gauge("vllm:num_requests_waiting", "Sequences that wait", stats.num_waiting)
-        yield self._gauge("vllm:kv_cache_usage_perc", "Share of the pages in use", used / max(stats.num_pages, 1))
+        yield self._gauge("vllm:kv_cache_usage_perc", "Share of the pages in use", stats.kv_cache_usage)
         small, large = stats.small, stats.large
         num_cached = stats.cached_prompt_tokens
         num_run = small.prompt_tokens + large.prompt_tokens

@@ -25,6 +25,8 @@ WITHOUT_THINKING = "none"
 
 def sampling_of(fields: ChatRequest | CompletionRequest) -> SamplingParams:
     """How the request's tokens are sampled. Raises: ConfigError, ApiError that name the field."""
+    if fields.stream_options is not None and not fields.stream:
+        raise ApiError(400, "stream_options is given without stream; allowed: both", "stream_options")
     given: dict[str, Any] = {name: value for name in SAME if (value := getattr(fields, name)) is not None}
     if isinstance(fields, ChatRequest):
         given |= chat_sampling(fields)

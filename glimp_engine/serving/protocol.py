@@ -1,7 +1,7 @@
 """What clients send: OpenAI's fields, vLLM's beside them, and our own `routing`.
 
-A field that isn't here is refused. Those under "without effect" are taken as any value, as clients send them by habit,
-and one that asks for something is told of in the log.
+A field that isn't here is refused. Those "without effect" are taken, as clients send them by habit, and docs/serving.md
+names them.
 """
 
 from typing import Annotated, Any, Literal
@@ -148,7 +148,19 @@ class ResponseFormat(Fields):
     json_schema: JsonSchema | None = None
 
 
-class SharedFields(Fields):
+class WithoutEffect(Fields):
+    """What clients send by habit, and what nothing here depends on."""
+
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None  # names a session to the ingress before replicas
+    priority: int | None = None
+
+
+class SharedFields(WithoutEffect):
     """What a completion and a chat have in common; names as in vLLM."""
 
     model: str | None = None
@@ -183,14 +195,6 @@ class SharedFields(Fields):
     custom_params: CustomParams | None = None
     return_token_ids: bool = False
     request_id: str | None = None
-    # without effect
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    priority: int | None = None
 
 
 Prompt = Annotated[str, Field(min_length=1)]
@@ -268,7 +272,7 @@ class InputReasoning(OpenFields):
     content: list[ReasoningPart] | None = None
 
 
-class ResponsesRequest(Fields):
+class ResponsesRequest(WithoutEffect):
     """POST /v1/responses: text in, text out."""
 
     model: str | None = None
@@ -281,18 +285,11 @@ class ResponsesRequest(Fields):
     reasoning: Reasoning | None = None
     text: ResponseText | None = None
     routing: RoutingFields | None = None
-    # without effect
-    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None  # none here, as no call comes back
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     include: Annotated[list[str], Field(max_length=0)] | None = None
     truncation: Literal["disabled"] | None = None
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
 
 
 class TokenizeRequest(Fields):

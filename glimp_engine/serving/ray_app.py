@@ -20,7 +20,6 @@ from starlette.types import Message, Scope
 from glimp_engine.engine import Engine
 from glimp_engine.errors import EngineError
 from glimp_engine.load import load_router
-from glimp_engine.outputs import Stats
 from glimp_engine.routing import RoutingParams, SmallOnly, parse_router
 from glimp_engine.serving.app import ServerOptions, make_app
 from glimp_engine.serving.async_engine import AsyncEngine
@@ -83,7 +82,7 @@ class EngineReplica:
     async def record_routing_stats(self) -> dict[str, float]:
         """What Ray tells the router of this replica, every second."""
         async with asyncio.timeout(FACT_SECONDS):
-            return {"pages_in_use": pages_in_use(await self._engine.stats())}
+            return {"pages_in_use": (await self._engine.stats()).kv_cache_usage}
 
     def check_health(self) -> None:
         """Ray replaces the replica when this has raised three times. Raises: EngineError when the engine has failed."""
@@ -94,11 +93,6 @@ class EngineReplica:
         """Ray calls it when what was open has ended, or the time for that is over."""
         if hasattr(self, "_engine"):
             await self._engine.shutdown()
-
-
-def pages_in_use(stats: Stats) -> float:
-    """The share of the pages that sequences hold."""
-    return (stats.num_pages - stats.num_free_pages - stats.num_cached_pages) / max(stats.num_pages, 1)
 
 
 def application(engine: dict[str, Any], options: ServerOptions, replicas: Replicas) -> serve.Application:

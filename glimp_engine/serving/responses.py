@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from glimp_engine.outputs import FinishReason, RequestOutput
 from glimp_engine.serving.answers import shares_of, usage_of
@@ -15,7 +15,7 @@ from glimp_engine.serving.chat import finished, prompt_of
 from glimp_engine.serving.parameters import routing_of, sampling_of
 from glimp_engine.serving.protocol import ChatRequest, InputMessage, InputReasoning, ResponsesRequest
 from glimp_engine.serving.served import Served
-from glimp_engine.serving.sse import EventStreamResponse, event, until_disconnected
+from glimp_engine.serving.sse import event, respond
 
 __all__ = ["answer_response"]
 
@@ -25,11 +25,7 @@ async def answer_response(served: Served, fields: ResponsesRequest, request: Req
     chat = as_chat(fields)
     sampling, routing = sampling_of(chat), routing_of(chat, served.models)
     stream = await served.engine.add_request(request_id, prompt_of(chat), sampling, routing)
-    answer = ResponseAnswer(served, fields, stream)
-    if fields.stream:
-        return EventStreamResponse(answer.events())
-    whole = await until_disconnected(request, answer.whole())
-    return Response(status_code=499) if whole is None else JSONResponse(whole)
+    return await respond(ResponseAnswer(served, fields, stream), request, fields.stream)
 
 
 def as_chat(fields: ResponsesRequest) -> ChatRequest:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from glimp_engine.outputs import FinishReason
 from glimp_engine.routing import Model
 from glimp_engine.serving.async_engine import AsyncEngine, RequestStream
 from glimp_engine.serving.deltas import Delta
@@ -53,9 +54,13 @@ class Served:
     async def deltas(self, stream: RequestStream) -> AsyncIterator[Delta]:
         """A stream's deltas, counted."""
         times = RequestTimes(self.metrics)
-        async for delta in stream:
-            times.count(sum(len(piece.token_ids) for piece in delta.pieces))
-            if delta.output is not None:
-                times.end()
-                self.metrics.count_output(delta.output)
-            yield delta
+        try:
+            async for delta in stream:
+                times.count(sum(len(piece.token_ids) for piece in delta.pieces))
+                if delta.output is not None:
+                    times.end()
+                    self.metrics.count_output(delta.output)
+                yield delta
+        finally:
+            if stream.output is None:  # whoever reads it has gone away
+                self.metrics.count_end(FinishReason.ABORT)

@@ -4,18 +4,19 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Send
 
 from glimp_engine.serving.problems import api_error
 
-__all__ = ["DONE", "EventStreamResponse", "event", "until_disconnected"]
+__all__ = ["DONE", "Answer", "event", "respond"]
 
 T = TypeVar("T")
 DONE = "data: [DONE]\n\n"
+LEFT = 499  # nginx's status of a client that has gone away
 
 
 def event(data: dict[str, Any], name: str | None = None) -> str:
@@ -44,6 +45,24 @@ class EventStreamResponse(StreamingResponse):
                 body = event(api_error(error).body()) + DONE
                 await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Answer(Protocol):
+    """What an endpoint writes."""
+
+    def events(self) -> AsyncGenerator[str, None]:
+        """All of it, as it comes."""
+
+    async def whole(self) -> dict[str, Any]:
+        """All of it, when it's there."""
+
+
+async def respond(answer: Answer, request: Request, is_stream: bool | None) -> Response:
+    """The answer in the form that was asked for; who leaves before it's there gets none."""
+    if is_stream:
+        return EventStreamResponse(answer.events())
+    whole = await until_disconnected(request, answer.whole())
+    return Response(status_code=LEFT) if whole is None else JSONResponse(whole)
 
 
 async def until_disconnected(request: Request, work: Awaitable[T]) -> T | None:

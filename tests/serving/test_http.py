@@ -89,6 +89,17 @@ def test_one_line_is_logged_for_a_request(strict, caplog):
     assert "one" not in line.replace("/v1/models", "")
 
 
+def test_a_path_cannot_write_a_line_of_its_own(server, caplog):
+    with caplog.at_level(logging.INFO, "glimp_engine.serving.requests"):
+        httpx.get(f"{server.url}/a%0Aforged=1", headers={"X-Request-Id": "forger"})
+        deadline = time.monotonic() + 10
+        while not (lines := [each.getMessage() for each in caplog.records if "forger" in each.getMessage()]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "\n" not in lines[0]
+    assert "path=/a%0Aforged%3D1" in lines[0]
+
+
 def test_a_body_that_is_too_large_is_refused(server):
     big = json.dumps({**CHAT, "user": "x" * (65 << 20)})
     answer = httpx.post(f"{server.url}/v1/chat/completions", content=big, headers={"Content-Type": "application/json"})
@@ -205,6 +216,33 @@ def test_tokens_and_back(http, engine):
     for body in ({}, {"prompt": "a", "messages": CHAT["messages"]}):
         assert http.post("/tokenize", json=body).status_code == 400
     assert http.post("/detokenize", json={"tokens": [10**6]}).json()["error"]["param"] == "tokens.0"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_its_request(stream, monkeypatch):
+    """The engine is slowed down, so that there is time to leave."""
+    engine = Engine(SMALL, LARGE, **OPTIONS)
+    advance = engine.advance
+    monkeypatch.setattr(engine, "advance", lambda: time.sleep(0.01) or advance())
+    body = {**CHAT, "model": "glimp@large", "ignore_eos": True, "max_tokens": 450, "stream": stream}
+
+    async def leave(server):
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            asking = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+            while (await client.get("/load")).json()["num_running"] == 0:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            async with asyncio.timeout(2):  # 450 ticks take more than 4 seconds
+                while server.door.num_unfinished:
+                    await asyncio.sleep(0.01)
+            return (await client.get("/metrics")).text, (await client.get("/load")).json()
+
+    with running(engine) as server:
+        metrics, load = asyncio.run(leave(server))
+    assert engine.stats().large.tokens_written < 300
+    assert load["kv_cache_usage"] == 0
+    assert 'finished_reason="abort"' in metrics
 
 
 def test_what_a_client_needs_to_count_tokens(http, engine):
