@@ -45,8 +45,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [(name.title(), value) for name, value in message["headers"]]  # as most write them
-                message["headers"].append((b"X-Request-Id", request_id.encode()))
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

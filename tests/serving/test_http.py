@@ -76,6 +76,27 @@ def test_a_request_has_an_id(http):
         assert re.fullmatch("[0-9a-f]{16}", http.get("/health", headers=headers).headers["X-Request-Id"])
 
 
+def test_names_of_headers_are_small_letters_as_asgi_has_them(server):
+    """An application around ours, as the ingress before replicas, looks them up so."""
+    sent = []
+
+    async def ask():
+        scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "query_string": b""}
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        async def send(message):
+            sent.append(message)
+
+        await server.app(scope, receive, send)
+
+    asyncio.run(ask())
+    names = [name for name, _ in sent[0]["headers"]]
+    assert b"x-request-id" in names
+    assert names == [name.lower() for name in names]
+
+
 def test_one_line_is_logged_for_a_request(strict, caplog):
     with caplog.at_level(logging.INFO, "glimp_engine.serving.requests"):
         httpx.get(f"{strict.url}/v1/models", headers={"X-Request-Id": "told", "Authorization": "Bearer one"})
